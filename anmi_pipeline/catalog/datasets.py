@@ -1,0 +1,64 @@
+"""A dataset: one collection under study and how it is retrieved, judged, rated and evaluated.
+
+Belongs here: `DatasetConfig` and its loading with `extends`. Does not: reading the collection itself (`collections/`).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from anmi_pipeline.catalog.files import Node, locate, parse, resolve
+from anmi_pipeline.collections.sources import SourceConfig
+from anmi_pipeline.evaluation.config import EvaluationConfig, TuningConfig
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.rating.config import RatingConfig
+from anmi_pipeline.retrieval.config import RetrievalConfig
+from anmi_pipeline.settings import Config
+
+
+class DatasetConfig(Config):
+    """One dataset, or a labelling variant of one."""
+
+    name: str = Field(description="dataset = partition key")
+    description: str = Field(description="one line for people")
+    family: str = Field(description="root of the extends chain; stages with equal settings are shared within it")
+    source: SourceConfig = Field(description="where the collection comes from")
+    scope: Literal["corpus", "group"] = Field(
+        default="corpus", description="group: a query's candidates are the documents of its own group"
+    )
+    seed: int = Field(default=0, description="seed of every draw about this dataset")
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, description="retrievers and candidate pool")
+    judging: JudgingConfig = Field(default_factory=JudgingConfig, description="who is asked which pairs")
+    rating: RatingConfig = Field(default_factory=RatingConfig, description="how preferences become Elo")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="metrics, query sets, intervals")
+    tuning: TuningConfig = Field(default_factory=TuningConfig, description="grid of inference settings tried on dev_select")
+    recipes: tuple[str, ...] = Field(default=("bm25", "minilm"), description="recipes that `anmi run` builds by default")
+    recipe_settings: dict[str, object] = Field(default_factory=dict, description="merged over every recipe of this dataset")
+    compare_with: tuple[str, ...] = Field(default=(), description="datasets whose systems join this leaderboard")
+
+    @property
+    def labels(self) -> str:
+        """How the systems of this dataset were labelled: simulated when any label came from a simulated judge or from qrels."""
+        simulated = self.rating.source == "qrels" or any(judge.kind == "simulated" for judge in self.judging.judges)
+        return "simulated" if simulated else "human"
+
+
+def load_dataset(name: str, conf: Path | None) -> DatasetConfig:
+    """Read a dataset by name.
+
+    Raises:
+        InputError: unknown dataset, or a wrong field.
+    """
+    return read_dataset(locate("datasets", name, conf), conf)
+
+
+def read_dataset(path: Path, conf: Path | None) -> DatasetConfig:
+    """Read a dataset file, merged over what it extends.
+
+    Raises:
+        InputError: the file is not there, or a field is wrong.
+    """
+    node, chain = resolve("datasets", path, conf)
+    settings: Node = {**node, "name": path.stem, "family": chain[-1]}
+    return parse(DatasetConfig, settings, str(path))

@@ -1,0 +1,54 @@
+"""How far a run is: about twenty lines in the Dagster log per long step, and a listener for the command line's bar.
+
+Belongs here: the receivers of `Progress`. Does not: the bar itself (`cli.py`).
+"""
+
+import logging
+import time
+from contextvars import ContextVar
+from typing import Literal, Protocol
+
+Phase = Literal["start", "built", "reused"]
+
+
+class Listener(Protocol):
+    """Who watches a run from the same process."""
+
+    def step(self, asset: str, partition: str, phase: Phase) -> None:
+        """A step started or ended."""
+
+    def progress(self, asset: str, done: int, total: int, unit: str) -> None:
+        """A step is `done` of `total` units far."""
+
+
+LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def announce(asset: str, partition: str, phase: Phase) -> None:
+    """Tell the listener, when there is one, that a step started or ended."""
+    listener = LISTENER.get()
+    if listener is not None:
+        listener.step(asset, partition, phase)
+
+
+class StepProgress:
+    """Progress of one step: every twentieth goes to the log with rate and time left, all of it to the listener."""
+
+    def __init__(self, asset: str, log: logging.Logger, lines: int = 20) -> None:
+        """Start the clock."""
+        self.asset, self.log, self.lines = asset, log, lines
+        self.started = time.monotonic()
+        self.logged = 0
+
+    def __call__(self, done: int, total: int, unit: str, /) -> None:
+        """Receive a report."""
+        listener = LISTENER.get()
+        if listener is not None:
+            listener.progress(self.asset, done, total, unit)
+        twentieth = done * self.lines // max(total, 1)
+        if twentieth > self.logged:
+            self.logged = twentieth
+            seconds = max(time.monotonic() - self.started, 1e-9)
+            rate = done / seconds
+            left = (total - done) / rate if rate else 0.0
+            self.log.info(f"{self.asset}: {done:,} of {total:,} {unit}, {rate:,.0f}/s, {left:,.0f} s left")

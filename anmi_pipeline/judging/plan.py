@@ -1,0 +1,205 @@
+"""The comparison plan: which ordered pairs are asked, of whom, and what that would cost.
+
+Belongs here: pairs, orders, judge rotation, the audit slice and the estimate, all before any call. Does not: the designs
+(`rating/designs.py`) and the plan of recorded verdicts (`recorded.py`).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.progress import Progress, silent
+from anmi_pipeline.rating.certificates import certificates
+from anmi_pipeline.rating.designs import design
+from anmi_pipeline.tables import CERTIFICATES, PLAN
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is asked about one query: n rows of local document numbers.
+
+    Attributes:
+        pairs: (E, 2) unordered pairs of the design.
+        first: (n,) document shown first.
+        second: (n,) document shown second.
+        judge: (n,) number of the judge.
+        audit: (n,) whether the row belongs to the audit slice.
+    """
+
+    pairs: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    judge: np.ndarray
+    audit: np.ndarray
+
+
+@dataclass(frozen=True)
+class JudgeEstimate:
+    """What one judge would be asked and paid, USD."""
+
+    judge: str
+    calls: int
+    usd_low: float
+    usd_expected: float
+    usd_high: float
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What a plan would cost if no verdict were in the ledger, per judge and together."""
+
+    judges: tuple[JudgeEstimate, ...]
+
+    @property
+    def calls(self) -> int:
+        """Calls of all judges."""
+        return sum(judge.calls for judge in self.judges)
+
+    @property
+    def usd_low(self) -> float:
+        """Low estimate, USD."""
+        return sum(judge.usd_low for judge in self.judges)
+
+    @property
+    def usd_expected(self) -> float:
+        """Expected price, USD."""
+        return sum(judge.usd_expected for judge in self.judges)
+
+    @property
+    def usd_high(self) -> float:
+        """High estimate, USD."""
+        return sum(judge.usd_high for judge in self.judges)
+
+
+def plan_comparisons(
+    pool_docs: pl.DataFrame, config: JudgingConfig, seed: int, progress: Progress = silent
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Draw the first round of every query.
+
+    Each pair of the design is asked of `votes_per_pair` judges, rotated, each in one random order; the audit slice is asked in
+    both orders by all judges. Every choice about a query comes from a generator seeded by (seed, query id) alone, so that another
+    query, judge list of equal length or batch changes nothing.
+
+    Args:
+        pool_docs: query_id, doc_id, and rank, the documents to compare; at most one row per query and document.
+        config: design, degree, judges, votes and audit share.
+        seed: seed of the dataset.
+        progress: told the queries drawn.
+
+    Returns:
+        PLAN and CERTIFICATES frames; the plan is empty when there are no judges, a query with fewer than two documents has no
+        rows in it and its certificate says so.
+
+    Raises:
+        InputError: a document stands twice in a query's pool.
+    """
+    if not config.judges:
+        return PLAN.frame(), CERTIFICATES.frame()
+    # By document id and not by rank: the pairs then depend on which documents are in the pool, not on their scores' last digits.
+    pool = pool_docs.select("query_id", "doc_id").sort("query_id", "doc_id")
+    if pool.is_duplicated().any():
+        query, document = pool.filter(pool.is_duplicated()).row(0)
+        raise InputError(f"document {document} stands twice in the candidate pool of query {query}; each document once.")
+    sizes = pool.group_by("query_id", maintain_order=True).len()
+    names: list[str] = sizes["query_id"].to_list()
+    counts: list[int] = sizes["len"].to_list()
+    draws: list[Draw] = []
+    for number, (name, count) in enumerate(zip(names, counts, strict=True), start=1):
+        draws.append(draw_query(count, config, query_generator(config.draw_seed(seed), name)))
+        if number % 100 == 0 or number == len(names):
+            progress(number, len(names), "queries")
+    certified = certificates(names, counts, [draw.pairs for draw in draws])
+    return assemble(pool, names, counts, draws, [judge.name for judge in config.judges]), certified
+
+
+def query_generator(seed: int, query_id: str) -> np.random.Generator:
+    """Return the generator of every random choice about one query: seeded by sha256(seed, query id)."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}:{query_id}".encode()).digest(), "little"))
+
+
+def draw_query(n: int, config: JudgingConfig, rng: np.random.Generator) -> Draw:
+    """Draw pairs, orders, judges and the audit slice of one query with n documents.
+
+    Judges rotate over the pairs in random order, so their numbers of calls differ by at most one per vote.
+    """
+    pairs = design(config.design, n, config.degree, rng)
+    n_pairs, n_judges = len(pairs), len(config.judges)
+    turn = rng.permutation(n_pairs)[:, None] + np.arange(config.votes_per_pair) + rng.integers(n_judges)
+    swapped = rng.random((n_pairs, n_judges)) < 0.5  # one order per pair and judge
+    audit = rng.random(n_pairs) < config.audit_share
+    plain = np.flatnonzero(~audit)
+    pair = np.repeat(plain, config.votes_per_pair)
+    judge = turn[plain].ravel() % n_judges
+    swap = swapped[pair, judge]
+    # Audited pairs: every judge, both orders.
+    audited = np.flatnonzero(audit)
+    pair = np.r_[pair, np.repeat(audited, 2 * n_judges)]
+    judge = np.r_[judge, np.tile(np.repeat(np.arange(n_judges), 2), len(audited))]
+    swap = np.r_[swap, np.tile(np.array([False, True]), n_judges * len(audited))]
+    low, high = pairs[pair, 0], pairs[pair, 1]
+    return Draw(pairs, np.where(swap, high, low), np.where(swap, low, high), judge, audit[pair])
+
+
+def assemble(
+    pool: pl.DataFrame, names: Sequence[str], counts: Sequence[int], draws: Sequence[Draw], judges: Sequence[str]
+) -> pl.DataFrame:
+    """Write the draws of all queries as one PLAN frame; `pool` holds the queries' documents in the order of `names`."""
+    offsets = np.cumsum([0, *counts])[:-1]
+    rows = np.array([len(draw.first) for draw in draws], dtype=np.int64)
+    base = np.repeat(offsets, rows)
+    empty = np.zeros(0, dtype=np.int64)
+    first = base + np.concatenate([empty, *(draw.first for draw in draws)])
+    second = base + np.concatenate([empty, *(draw.second for draw in draws)])
+    judge = np.concatenate([empty, *(draw.judge for draw in draws)])
+    query = np.repeat(np.arange(len(names)), rows)
+    return PLAN.frame({
+        "query_id": pl.Series(names, dtype=pl.String())[query],
+        "first_id": pool["doc_id"][first],
+        "second_id": pool["doc_id"][second],
+        "judge": pl.Series(judges, dtype=pl.String())[judge],
+        "round": np.ones(len(query), dtype=np.int64),
+        "audit": np.concatenate([np.zeros(0, dtype=bool), *(draw.audit for draw in draws)]),
+    })  # fmt: skip
+
+
+def certify_plan(plan: pl.DataFrame) -> pl.DataFrame:
+    """Certify the graphs of a plan that was not drawn here (recorded verdicts): only compared documents are known.
+
+    Args:
+        plan: PLAN frame.
+
+    Returns:
+        CERTIFICATES frame, one row per query.
+    """
+    names: list[str] = []
+    sizes: list[int] = []
+    edges: list[np.ndarray] = []
+    for own in plan.partition_by("query_id", maintain_order=True):
+        documents, numbers = np.unique(pl.concat([own["first_id"], own["second_id"]]).to_numpy(), return_inverse=True)
+        names.append(own["query_id"][0])
+        sizes.append(len(documents))
+        edges.append(np.column_stack((numbers[: own.height], numbers[own.height :])).astype(np.int64))
+    return certificates(names, sizes, edges)
+
+
+def estimate(plan: pl.DataFrame, config: JudgingConfig) -> CostEstimate:
+    """Say what a plan would cost before a cent is spent. All judges of today run locally, so every price is 0.
+
+    Args:
+        plan: PLAN frame.
+        config: the judging configuration; judges that the plan does not use are listed with 0 calls.
+    """
+    calls = dict(plan.group_by("judge").len().iter_rows())
+    unused = [judge.name for judge in config.judges if not any(belongs(name, judge.name) for name in calls)]
+    found = {**calls, **dict.fromkeys(unused, 0)}
+    return CostEstimate(tuple(JudgeEstimate(name, found[name], 0.0, 0.0, 0.0) for name in sorted(found)))
+
+
+def belongs(judge_id: str, name: str) -> bool:
+    """Whether a judge id of a plan is answered by the configured judge of that name (see `Judge.name`)."""
+    return judge_id.split("/", 1)[0] == name

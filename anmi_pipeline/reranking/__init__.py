@@ -1,0 +1,1 @@
+"""Scoring candidate pools: learned fusion on retrieval features, and cross-encoders."""

@@ -1,0 +1,319 @@
+"""Immutable objects by content digest, in a local folder or any fsspec URL.
+
+Belongs here: writing and reading objects, sealed JSON files, the order of writes. Does not: who built an object from what
+(`records.py`), nor what a table means (`tables.py`).
+
+An object is `objects/<asset>/<digest>/`: parquet tables (whole or in parts by query split), files, `facts` (small results that
+are content) and `manifest.json`, written last: an object without a valid manifest does not exist for readers. A second writer of
+equal content is a no-op.
+"""
+
+import errno
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+from upath import UPath
+
+from anmi_pipeline.digests import Digest, Json, canonical_json, digest_bytes, digest_json, digest_safetensors, digest_table
+from anmi_pipeline.errors import ArtifactError
+from anmi_pipeline.tables import TableSpec
+
+MANIFEST = "manifest.json"
+WHOLE = "*"
+"""Part name of a table that is not split."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to store: its declaration and its rows, whole or by part."""
+
+    spec: TableSpec
+    parts: Mapping[str, pl.DataFrame]
+
+    @classmethod
+    def whole(cls, spec: TableSpec, frame: pl.DataFrame) -> "Table":
+        """A table stored in one file."""
+        return cls(spec, {WHOLE: frame})
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an asset hands to the store.
+
+    Attributes:
+        tables: the tables, by declared name.
+        folder: local folder whose files are stored as they are.
+        incidental: file names in `folder` that are stored but not digested (plots, timings).
+        facts: small results and settings that are part of the content.
+        notes: incidental facts, kept in the record only.
+    """
+
+    tables: tuple[Table, ...] = ()
+    folder: Path | None = None
+    incidental: frozenset[str] = frozenset()
+    facts: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    notes: Mapping[str, Json] = field(default_factory=dict[str, Json])
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stored object, readable by digest."""
+
+    asset: str
+    digest: Digest
+    path: UPath
+    manifest: Mapping[str, Json]
+
+    @property
+    def facts(self) -> dict[str, Json]:
+        """Small results that are part of the content."""
+        return cast("dict[str, Json]", self.manifest["facts"])
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each table."""
+        tables = cast("dict[str, dict[str, dict[str, int]]]", self.manifest["tables"])
+        return {name: sum(part["rows"] for part in parts.values()) for name, parts in tables.items()}
+
+    @cached_property
+    def parts(self) -> dict[str, Digest]:
+        """Part name -> digest over that part of every split table; what a reader of one part depends on."""
+        tables = cast("dict[str, dict[str, dict[str, str]]]", self.manifest["tables"])
+        names = sorted({part for parts in tables.values() for part in parts} - {WHOLE})
+        return {
+            name: digest_json({table: parts[name]["digest"] for table, parts in tables.items() if name in parts})
+            for name in names
+        }
+
+    def part_digest(self, part: str | None) -> Digest:
+        """Digest of one part, or of the whole object."""
+        if part is None:
+            return self.digest
+        if part not in self.parts:
+            raise ArtifactError(
+                f"{self.asset} {self.digest[:12]} has no part {part!r}; it has {', '.join(self.parts) or 'none'}."
+            )
+        return self.parts[part]
+
+    def table(self, spec: TableSpec, *parts: str) -> pl.DataFrame:
+        """Read a table, or only the named parts of it, sorted by key.
+
+        Raises:
+            ArtifactError: the object holds no such table or part, or its file is damaged.
+        """
+        tables = cast("dict[str, dict[str, dict[str, str]]]", self.manifest["tables"])
+        stored = tables.get(spec.name)
+        if stored is None:
+            raise ArtifactError(f"{self.asset} {self.digest[:12]} holds no table {spec.name}; it holds {', '.join(tables)}.")
+        wanted = parts or tuple(stored)
+        frames = [self.read_part(stored, part) for part in wanted]
+        return pl.concat(frames).sort(spec.key) if len(frames) > 1 else frames[0]
+
+    def read_part(self, stored: Mapping[str, Mapping[str, str]], part: str) -> pl.DataFrame:
+        """Read one parquet file of a table."""
+        if part not in stored:
+            raise ArtifactError(f"{self.asset} {self.digest[:12]} has no part {part!r}; it has {', '.join(stored)}.")
+        data = self.file(stored[part]["file"]).read_bytes()
+        try:
+            return pl.read_parquet(io.BytesIO(data))
+        except pl.exceptions.PolarsError as error:
+            raise ArtifactError(f"{self.path / stored[part]['file']} is damaged ({error}). Run `anmi verify`.") from error
+
+    def file(self, name: str) -> UPath:
+        """Path of a file of the object.
+
+        Raises:
+            ArtifactError: the manifest names no such file.
+        """
+        files = cast("dict[str, Json]", self.manifest["files"])
+        if name not in files:
+            raise ArtifactError(f"{self.asset} {self.digest[:12]} has no file {name!r}; it has {', '.join(files) or 'none'}.")
+        return self.path / name
+
+    def local_folder(self, cache: Path) -> Path:
+        """The object as a local folder: itself when the store is local, else a copy under `cache`."""
+        if is_local(self.path):
+            return Path(str(self.path))
+        target = cache / self.asset / self.digest
+        for name in cast("dict[str, Json]", self.manifest["files"]):
+            copy = target / name
+            if not copy.exists():
+                write_bytes(UPath(copy), (self.path / name).read_bytes())
+        return target
+
+
+class Store:
+    """Objects under one URL."""
+
+    def __init__(self, url: str) -> None:
+        """Open the store; nothing is created until something is written."""
+        self.root = UPath(url)
+
+    def object_path(self, asset: str, digest: str) -> UPath:
+        """Folder of an object."""
+        return self.root / "objects" / asset / digest
+
+    def get(self, asset: str, digest: str) -> Artifact:
+        """Open an object by digest.
+
+        Raises:
+            ArtifactError: it is not there, was never finished, or its manifest is damaged.
+        """
+        path = self.object_path(asset, digest)
+        manifest = read_sealed(path / MANIFEST)
+        if manifest is None:
+            raise ArtifactError(f"{asset} {digest[:12]} is not complete at {path}. Materialise {asset} again.")
+        return Artifact(asset, Digest(digest), path, manifest)
+
+    def has(self, asset: str, digest: str) -> bool:
+        """Whether the object is complete: valid manifest and every file there with its size."""
+        path = self.object_path(asset, digest)
+        manifest = read_sealed(path / MANIFEST)
+        if manifest is None:
+            return False
+        files = cast("dict[str, dict[str, int]]", manifest["files"])
+        return all((path / name).exists() and (path / name).stat().st_size == entry["size"] for name, entry in files.items())
+
+    def put(self, asset: str, content: Content) -> Artifact:
+        """Store content under its digest: files first, manifest last.
+
+        Raises:
+            InputError: a table breaks its declaration.
+            ArtifactError: the store cannot be written (full disk, read-only); what was there before stays valid.
+        """
+        payloads = dict(table_payloads(content))
+        table_files = set(payloads)
+        tables = {
+            table.spec.name: {
+                part: {
+                    "file": table_file(table, part),
+                    "digest": digest_table(table.spec.validate(frame), table.spec),
+                    "rows": frame.height,
+                }
+                for part, frame in table.parts.items()
+            }
+            for table in content.tables
+        }
+        payloads |= dict(folder_payloads(content.folder))
+        files = {name: file_entry(name, data, content) for name, data in payloads.items()}
+        identity: Json = {
+            "tables": {name: {part: entry["digest"] for part, entry in parts.items()} for name, parts in tables.items()},
+            "files": {name: files[name]["digest"] for name in files if files[name]["digest"] and name not in table_files},
+            "facts": dict(content.facts),
+        }
+        digest = digest_json(identity)
+        if not self.has(asset, digest):
+            path = self.object_path(asset, digest)
+            for name, data in payloads.items():
+                write_bytes(path / name, data)
+            manifest: Json = {"asset": asset, "digest": digest, "tables": tables, "files": files, "facts": dict(content.facts)}
+            write_bytes(path / MANIFEST, seal(manifest))
+        return self.get(asset, digest)
+
+    def objects(self) -> Iterator[tuple[str, str, UPath]]:
+        """Every object folder: (asset, digest, path), complete or not."""
+        top = self.root / "objects"
+        if top.exists():
+            for asset in sorted(top.iterdir()):
+                for path in sorted(asset.iterdir()):
+                    yield asset.name, path.name, path
+
+
+def table_file(table: Table, part: str) -> str:
+    """File name of a table's part inside its object."""
+    return f"{table.spec.name}.parquet" if part == WHOLE else f"{table.spec.name}/{part}.parquet"
+
+
+def table_payloads(content: Content) -> Iterator[tuple[str, bytes]]:
+    """(file name, bytes) of every table part."""
+    for table in content.tables:
+        for part, frame in table.parts.items():
+            sink = io.BytesIO()
+            frame.write_parquet(sink, compression="zstd", statistics=True)
+            yield table_file(table, part), sink.getvalue()
+
+
+def folder_payloads(folder: Path | None) -> Iterator[tuple[str, bytes]]:
+    """(relative name, bytes) of every file of a folder, in name order."""
+    for path in sorted(folder.rglob("*")) if folder else ():
+        if path.is_file():
+            yield path.relative_to(cast("Path", folder)).as_posix(), path.read_bytes()
+
+
+def file_entry(name: str, data: bytes, content: Content) -> dict[str, Json]:
+    """Manifest entry: hash of the bytes, size, and the content digest (null when incidental)."""
+    plain = digest_bytes(data)
+    if name in content.incidental or Path(name).name in content.incidental:
+        digest = None
+    else:
+        digest = digest_safetensors(io.BytesIO(data)) if name.endswith(".safetensors") else plain
+    return {"sha256": plain, "size": len(data), "digest": digest}
+
+
+def seal(value: Json) -> bytes:
+    """JSON whose own hash stands in front, so that any changed byte shows."""
+    body = canonical_json(value)
+    return b'{"seal":"' + digest_bytes(body).encode() + b'","body":' + body + b"}\n"
+
+
+def read_sealed(path: UPath) -> dict[str, Json] | None:
+    """Read a sealed file; None when it is absent, torn or changed."""
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    head, tail = b'{"seal":"', b"}\n"
+    body = raw[len(head) + 64 + len(b'","body":') : -len(tail)]
+    if raw != head + digest_bytes(body).encode() + b'","body":' + body + tail:
+        return None
+    return cast("dict[str, Json]", json.loads(body))
+
+
+def is_local(path: UPath) -> bool:
+    """Whether a path is on the local file system."""
+    return path.protocol in ("", "file", "local")
+
+
+def write_bytes(path: UPath, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones.
+
+    Locally by a temporary name and a replace; an object store's put is atomic by itself.
+
+    Raises:
+        ArtifactError: the disk is full or the store refuses the write.
+    """
+    try:
+        if not is_local(path):
+            path.write_bytes(data)
+            return
+        target = Path(str(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(data)
+            partial.replace(target)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ArtifactError(unwritable(path, error)) from error
+
+
+def unwritable(path: UPath, error: OSError) -> str:
+    """What stops the store from being written, and what to do."""
+    remedy = {
+        errno.ENOSPC: "The disk is full: free space and run again; finished work is kept.",
+        errno.EFBIG: "The file size limit is reached: raise it (ulimit -f) and run again; finished work is kept.",
+        errno.EDQUOT: "The quota is used up: free space and run again; finished work is kept.",
+        errno.EROFS: "The store is read-only: set ANMI_HOME or ANMI_STORE to a folder that can be written.",
+        errno.EACCES: "The store refuses writing: fix its permissions or set ANMI_HOME to a folder that can be written.",
+        errno.EPERM: "The store refuses writing: fix its permissions or set ANMI_HOME to a folder that can be written.",
+    }.get(error.errno or 0, "Check the store and run again; finished work is kept.")
+    return f"cannot write {path}: {error.strerror or error}. {remedy}"

@@ -1,0 +1,1 @@
+"""Training: losses on Elo lists, the map, encoder, cross-encoder and feature trainers, checkpoints."""

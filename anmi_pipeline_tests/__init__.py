@@ -1,0 +1,1 @@
+"""Tests of anmi_pipeline; the tree mirrors the package."""

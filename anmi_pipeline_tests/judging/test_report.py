@@ -1,0 +1,135 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anmi_pipeline.judging.collect import collect
+from anmi_pipeline.judging.config import EnsembleJudge, JudgingConfig, SimulatedJudge
+from anmi_pipeline.judging.evidence import pool_documents
+from anmi_pipeline.judging.ledger import Ledger
+from anmi_pipeline.judging.panel import build_judges
+from anmi_pipeline.judging.plan import plan_comparisons
+from anmi_pipeline.judging.report import Z95, coverage, judge_report, proportion, triads
+from anmi_pipeline.tables import JUDGMENTS, REPORT
+from anmi_pipeline_tests.judging.made import made_evidence
+
+
+def judged(rows: list[tuple], **columns: object) -> pl.DataFrame:
+    """Rows of (query, first, second, judge, audit, p_first)."""
+    made = pl.DataFrame(rows, schema=["query_id", "first_id", "second_id", "judge", "audit", "p_first"], orient="row")
+    rest = {"epoch": "1", "round": 1, "status": "ok", "call_key": "k", "provenance": "model", "cost_usd": 0.5, **columns}
+    made = made.with_columns(
+        **{name: pl.lit(value) for name, value in rest.items()}, input_tokens=pl.lit(7), output_tokens=pl.lit(1)
+    )
+    failed = pl.col("p_first").is_null()
+    return JUDGMENTS.frame(made.with_columns(status=pl.when(failed).then(pl.lit("timeout")).otherwise(pl.col("status"))))
+
+
+def values(report: pl.DataFrame, judge: str = "all") -> dict[str, float]:
+    return dict(report.filter(pl.col("judge") == judge).select("measure", "value").iter_rows())
+
+
+def test_measures_by_hand():
+    table = judged([
+        ("q", "a", "b", "x", True, 1.0), ("q", "b", "a", "x", True, 1.0),  # flips: the first always wins
+        ("q", "a", "c", "x", True, 0.9), ("q", "c", "a", "x", True, 0.3),  # holds
+        ("q", "b", "c", "x", False, 0.5), ("r", "a", "b", "x", False, None),
+        ("q", "a", "b", "y", True, 1.0), ("q", "b", "a", "y", True, 0.0),
+        ("q", "a", "c", "y", True, 0.0), ("q", "c", "a", "y", True, 1.0),
+    ])  # fmt: skip
+    report = REPORT.validate(judge_report(table))
+    x, y, both = values(report, "x"), values(report, "y"), values(report)
+    assert (x["calls"], x["failures"], x["failure_rate"], x["cost_usd"], x["input_tokens"]) == (6, 1, 1 / 6, 3.0, 42)
+    assert (x["flip_rate"], y["flip_rate"], both["flip_rate"]) == (0.5, 0, 0.25)
+    assert x["position_bias"] == pytest.approx(((1.0 - 0.5) + (0.6 - 0.5)) / 2)
+    assert y["position_bias"] == 0
+    assert x["tie_share"] == 0.2
+    assert x["mean_p_first"] == pytest.approx((1 + 1 + 0.9 + 0.3 + 0.5) / 5)
+    assert x["share_model"] == 1
+    # x calls a-b a tie (1 and 0 folded) and a-c for a; y says a and c: they agree on neither.
+    assert both["agreement"] == 0
+    assert values(report, "x & y") == {"agreement": 0}
+    assert both["queries_under_coverage_floor"] == 1
+    assert coverage(table).rows() == [("q", 9, 9, 1.0), ("r", 1, 0, 0.0)]
+
+
+def test_agreement_of_many_judges_is_told_together():
+    rows = [("q", "a", "b", f"j{i}", False, float(i % 2)) for i in range(8)]
+    report = judge_report(judged(rows))
+    assert values(report)["agreement"] == pytest.approx((6 + 6) / 28)
+    assert not report["judge"].str.contains("&").any()
+    apart = judge_report(judged([*rows[:2], ("q", "a", "c", "j2", False, 1.0)]))
+    assert set(apart.filter(pl.col("judge").str.contains("&"))["judge"]) == {"j0 & j1"}
+
+
+def test_triads_by_hand():
+    cycle = [("q", "a", "b", "x", False, 1.0), ("q", "b", "c", "x", False, 0.8), ("q", "a", "c", "x", False, 0.2)]
+    chain = [("r", "a", "b", "x", False, 1.0), ("r", "b", "c", "x", False, 0.8), ("r", "a", "c", "x", False, 0.7)]
+    tied = [("s", "a", "b", "x", False, 1.0), ("s", "b", "c", "x", False, 0.5), ("s", "a", "c", "x", False, 0.2)]
+    assert triads(judged(cycle + chain + tied)) == (1, 2)
+    assert values(judge_report(judged(cycle + chain)))["intransitivity"] == 0.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(3, 9), share=st.floats(0.2, 1))
+def test_triads_against_counting(seed: int, n: int, share: float):
+    rng = np.random.default_rng(seed)
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n) if rng.random() < share]
+    wins = {(i, j): float(rng.random() < 0.5) for i, j in pairs}
+    rows = [("q", f"d{i}", f"d{j}", "x", False, p) for (i, j), p in wins.items()]
+    cyclic = triangles = 0
+    for i in range(n):
+        for j in range(i + 1, n):
+            for k in range(j + 1, n):
+                if all(pair in wins for pair in ((i, j), (j, k), (i, k))):
+                    triangles += 1
+                    cyclic += wins[i, j] == wins[j, k] != wins[i, k]
+    if rows:
+        assert triads(judged(rows)) == (cyclic, triangles)
+
+
+def test_wilson_against_its_definition():
+    for count, n in ((0, 5), (5, 5), (3, 40), (517, 1000)):
+        measure = proportion("x", count, n)
+        assert 0 <= measure.low <= measure.value <= measure.high <= 1
+        for end in {measure.low, measure.high} - {0.0, 1.0}:  # each end is where the score test is just refused
+            assert abs(measure.value - end) == pytest.approx(Z95 * np.sqrt(end * (1 - end) / n))
+
+
+def test_nothing_judged_and_nothing_answered():
+    empty = judge_report(JUDGMENTS.frame())
+    assert values(empty) == {
+        "calls": 0, "failures": 0, "cost_usd": 0, "input_tokens": 0, "output_tokens": 0, "queries_under_coverage_floor": 0,
+    }  # fmt: skip
+    failed = judge_report(judged([("q", "a", "b", "x", True, None)]))
+    assert values(failed)["failure_rate"] == 1
+    assert "flip_rate" not in values(failed)
+    for report in (empty, failed):
+        REPORT.validate(report)
+        assert report["value"].is_nan().sum() == 0
+
+
+def test_a_simulated_judge_flips_as_often_as_its_error_rate_says(sqlite_url: str):
+    evidence = made_evidence(40, 30)
+    config = JudgingConfig(judges=(SimulatedJudge(error_rate=0.1), EnsembleJudge()), pool_size=30, audit_share=0.5)
+    plan, _ = plan_comparisons(pool_documents(evidence.pool, config), config, 0)
+    with Ledger(sqlite_url) as ledger:
+        table, _ = collect(plan, build_judges(config, evidence, 0), evidence, ledger, config)
+    report = REPORT.validate(judge_report(table))
+    simulated, ensemble = values(report, "simulated"), values(report, "ensemble")
+    grades = evidence.qrels.rename({"grade": "g"})
+    own = plan.filter(pl.col("audit") & (pl.col("judge") == "simulated"))
+    sides = own.join(grades, left_on=["query_id", "first_id"], right_on=["query_id", "doc_id"], how="left").join(
+        grades, left_on=["query_id", "second_id"], right_on=["query_id", "doc_id"], how="left", suffix="_second"
+    )
+    equal = (sides["g"].fill_null(0) == sides["g_second"].fill_null(0)).mean()
+    expected = equal * 0.5 + (1 - equal) * 2 * 0.1 * 0.9
+    assert simulated["flip_rate"] == pytest.approx(expected, abs=0.04)
+    bias = report.filter((pl.col("judge") == "simulated") & (pl.col("measure") == "position_bias")).row(0, named=True)
+    assert bias["low"] <= 0 <= bias["high"] or abs(bias["value"]) < 0.03
+    assert ensemble["flip_rate"] == 0
+    assert ensemble["position_bias"] == pytest.approx(0, abs=1e-12)
+    assert ensemble["intransitivity"] == 0
+    assert {"share_simulated"} <= set(simulated)
+    assert judge_report(table).equals(report)
