@@ -4,7 +4,6 @@ Belongs here: the canonical byte forms and their sha256. Does not: where the byt
 """
 
 import hashlib
-import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from anmi_pipeline.errors import ArtifactError
+from anmi_pipeline.errors import ArtifactError, InputError
 from anmi_pipeline.tables import TableSpec
 
 Digest = NewType("Digest", str)
@@ -60,54 +59,67 @@ def digest_file(path: Path) -> Digest:
 def digest_table(table: pl.DataFrame, spec: TableSpec) -> Digest:
     """sha256 over a table's content columns, rows sorted by key, as uncompressed Arrow IPC.
 
-    Nulls are replaced by a filler and a mask column first: Arrow leaves the bytes under a null undefined, and string views depend
-    on how the strings were made, so the frame's own bytes would not be canonical.
+    Every column is brought to a form without undefined bytes first: Arrow leaves the bytes under a null and the bits behind the last
+    boolean undefined, and string views depend on how the strings were made, so the frame's own bytes would not be canonical.
+
+    Raises:
+        InputError: a column's type has no canonical form.
     """
     ordered = table.select(spec.content).sort([name for name in spec.key if name in spec.content])
-    columns: list[pl.Expr] = []
-    for name, dtype in ordered.schema.items():
-        columns.append(pl.col(name).is_null().alias(f"{name}?"))
-        columns.append(filled(name, dtype))
+    columns = [column for name, dtype in ordered.schema.items() for column in canonical_columns(name, dtype)]
     arrow = cast("pa.Table", ordered.select(columns).rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()))
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, arrow.schema) as writer:
         writer.write_table(arrow.combine_chunks())
-    return digest_bytes(sink.getvalue())
+    hasher = hashlib.sha256(canonical_json([[name, str(dtype)] for name, dtype in ordered.schema.items()]))
+    hasher.update(sink.getvalue())
+    return Digest(hasher.hexdigest())
 
 
-def filled(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A column without nulls, lists joined by the unit separator, negative zero made zero."""
+def canonical_columns(name: str, dtype: pl.DataType) -> list[pl.Expr]:
+    """A column as a mask of its nulls and values without nulls; a list as its elements joined, with their lengths.
+
+    Masks and booleans become whole bytes, negative zero becomes zero, every NaN the same NaN.
+    """
     column = pl.col(name)
+    mask = column.is_null().cast(pl.UInt8).alias(f"{name}?")
     if isinstance(dtype, pl.List):
-        return column.list.join("\x1f").fill_null("")
+        texts = column.cast(pl.List(pl.String()))
+        lengths = texts.list.eval(pl.element().str.len_bytes().cast(pl.String()).fill_null("-")).list.join(",")
+        return [mask, lengths.fill_null("").alias(f"{name}#"), texts.list.join("", ignore_nulls=True).fill_null("")]
     if dtype.is_float():
-        return column.fill_null(0.0) + 0.0
+        positive = column.fill_null(0.0) + 0.0
+        return [mask, pl.when(positive.is_nan()).then(pl.lit(float("nan"), dtype)).otherwise(positive).alias(name)]
     if dtype.is_integer():
-        return column.fill_null(0)
+        return [mask, column.fill_null(0)]
     if dtype == pl.Boolean:
-        return column.fill_null(value=False)
-    return column.fill_null("")
+        return [mask, column.fill_null(value=False).cast(pl.UInt8)]
+    if dtype == pl.String:
+        return [mask, column.fill_null("")]
+    raise InputError(f"column {name} has type {dtype}, which has no canonical form; declare a text, number, boolean or list.")
 
 
 def digest_safetensors(stream: BinaryIO) -> Digest:
     """sha256 over tensor names, dtypes, shapes and bytes of a safetensors file, whatever its free metadata says.
 
     Raises:
-        ArtifactError: the stream is not safetensors.
+        ArtifactError: the stream is not safetensors, or was cut off.
     """
     raw = stream.read()
+    hasher = hashlib.sha256()
     try:
         (length,) = struct.unpack("<Q", raw[:8])
-        header = json.loads(raw[8 : 8 + length])
-    except (struct.error, ValueError) as error:
+        header = cast("dict[str, dict[str, Json]]", json.loads(raw[8 : 8 + length]))
+        body = memoryview(raw)[8 + length :]
+        for name, entry in sorted(header.items()):
+            if name != "__metadata__":
+                begin, end = cast("tuple[int, int]", entry["data_offsets"])
+                if not 0 <= begin <= end <= len(body):
+                    raise ValueError(f"tensor {name} lies outside the file")
+                hasher.update(canonical_json([name, entry["dtype"], entry["shape"]]))
+                hasher.update(body[begin:end])
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"weights are not a safetensors file ({error}); train or fetch the checkpoint again.") from error
-    hasher = hashlib.sha256()
-    body = memoryview(raw)[8 + length :]
-    for name in sorted(key for key in header if key != "__metadata__"):
-        entry = header[name]
-        begin, end = entry["data_offsets"]
-        hasher.update(canonical_json([name, entry["dtype"], entry["shape"]]))
-        hasher.update(body[begin:end])
     return Digest(hasher.hexdigest())
 
 

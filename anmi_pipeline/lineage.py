@@ -195,3 +195,18 @@ def reachable(records: Records) -> set[tuple[str, str]]:
                 if node.record is not None:
                     reached.add((node.record.asset, node.record.digest))
     return reached
+
+
+def remove(path: UPath) -> None:
+    """Delete a file, or a folder with all that is in it."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    # The manifest first: a folder that is half deleted must not look like an object.
+    manifest = path / MANIFEST
+    if manifest.exists():
+        manifest.unlink()
+    for inner in sorted(path.rglob("*"), key=lambda file: len(file.parts), reverse=True):
+        inner.rmdir() if inner.is_dir() else inner.unlink()
+    if path.exists():
+        path.rmdir()

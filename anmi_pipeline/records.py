@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from upath import UPath
 
 from anmi_pipeline.digests import Digest, Json, build_key
 from anmi_pipeline.errors import ArtifactError
 from anmi_pipeline.settings import Config
-from anmi_pipeline.store import Artifact, Store, read_sealed, seal, write_bytes
+from anmi_pipeline.store import Artifact, Store, folders, is_partial, read_sealed, seal, write_bytes
 
 PACKAGES = (
     "anmi-pipeline",
@@ -96,12 +96,19 @@ class Records:
         return self.root / "records" / asset / file_name(partition) / f"{name}.json"
 
     def find(self, asset: str, partition: str, key: str) -> Record | None:
-        """The complete record of a build key, or None: a record counts only while its object is complete."""
-        value = read_sealed(self.path(asset, partition, key))
-        if value is None:
-            return None
-        record = Record.model_validate(value)
-        return record if self.store.has(asset, record.digest) else None
+        """The complete record of a build key, or None: a record counts only while its object is complete.
+
+        A build that is not deterministic has several: the newest counts, which is the one that the refs name. Otherwise the run after
+        a rebuild would go back to the first digest.
+        """
+        found = [record for record in self.of_build(asset, partition, key) if self.store.has(asset, record.digest)]
+        return max(found, key=lambda record: record.created_at, default=None)
+
+    def of_build(self, asset: str, partition: str, key: str) -> list[Record]:
+        """Every readable record of a build key: the first, and those filed beside it."""
+        first = self.path(asset, partition, key)
+        beside = sorted(first.parent.glob(f"{key}.*.json"), key=lambda path: path.name) if first.parent.exists() else []
+        return [record for path in (first, *beside) if (record := read_record(path)) is not None]
 
     def write(self, record: Record) -> bool:
         """File a record; a different digest under a known build key goes beside the first one.
@@ -109,8 +116,8 @@ class Records:
         Returns:
             True when the build key had given another digest before: the build is not deterministic.
         """
-        first = read_sealed(self.path(record.asset, record.partition, record.build_key))
-        differs = first is not None and first["digest"] != record.digest
+        first = read_record(self.path(record.asset, record.partition, record.build_key))
+        differs = first is not None and first.digest != record.digest
         name = f"{record.build_key}.{record.digest[:12]}" if differs else record.build_key
         write_bytes(self.path(record.asset, record.partition, name), seal(record.model_dump(mode="json")))
         return differs
@@ -132,10 +139,9 @@ class Records:
         target = read_sealed(self.root / "refs" / asset / file_name(partition))
         if target is None:
             return None
-        for name in (str(target["build_key"]), f"{target['build_key']}.{str(target['digest'])[:12]}"):
-            value = read_sealed(self.path(asset, str(target["partition"]), name))
-            if value is not None and value["digest"] == target["digest"]:
-                return Record.model_validate(value)
+        record = self.named(asset, str(target["partition"]), str(target["build_key"]), str(target["digest"]))
+        if record is not None:
+            return record
         raise ArtifactError(
             f"the record of {asset} for {partition} (build {str(target['build_key'])[:12]}) is absent or damaged. "
             f"Materialise {asset} again, and run `anmi verify` to see what else is."
@@ -155,27 +161,47 @@ class Records:
     def parent(self, name: str, upstream: Upstream) -> Record | None:
         """The record of an upstream, None when it has been collected or damaged."""
         asset = name.split("@", maxsplit=1)[0].split("#", maxsplit=1)[0]
-        for suffix in ("", f".{upstream.object[:12]}"):
-            value = read_sealed(self.path(asset, upstream.partition, upstream.build_key + suffix))
-            if value is not None and value["digest"] == upstream.object:
-                return Record.model_validate(value)
+        return self.named(asset, upstream.partition, upstream.build_key, upstream.object)
+
+    def named(self, asset: str, partition: str, key: str, digest: str) -> Record | None:
+        """The record of a build key that gave this object, None when it is absent or damaged."""
+        for path in self.places(asset, partition, key, digest):
+            record = read_record(path)
+            if record is not None and record.digest == digest:
+                return record
         return None
+
+    def places(self, asset: str, partition: str, key: str, digest: str) -> tuple[UPath, UPath]:
+        """The two files that the record of a build may be in: the first of its key, or beside it."""
+        return self.path(asset, partition, key), self.path(asset, partition, f"{key}.{digest[:12]}")
 
     def refs(self) -> Iterator[tuple[str, str]]:
         """Every (asset, partition) that has a ref."""
-        top = self.root / "refs"
-        if top.exists():
-            for asset in sorted(top.iterdir()):
-                for path in sorted(asset.iterdir()):
-                    yield asset.name, path.name.replace("--", "|")
+        for path in self.ref_files():
+            yield path.parent.name, path.name.replace("--", "|")
+
+    def ref_files(self) -> Iterator[UPath]:
+        """Every ref's file."""
+        for asset in folders(self.root / "refs"):
+            for path in sorted(asset.iterdir(), key=lambda path: path.name):
+                if path.is_file() and not is_partial(path):
+                    yield path
 
     def all(self) -> Iterator[tuple[UPath, Record | None]]:
         """Every record file with its record, None where it is damaged."""
-        top = self.root / "records"
-        if top.exists():
-            for path in sorted(top.rglob("*.json")):
-                value = read_sealed(path)
-                yield path, None if value is None else Record.model_validate(value)
+        for asset in folders(self.root / "records"):
+            for partition in folders(asset):
+                for path in sorted(partition.glob("*.json"), key=lambda path: path.name):
+                    yield path, read_record(path)
+
+
+def read_record(path: UPath) -> Record | None:
+    """Read a record; None when it is absent, torn, changed or of another version's form."""
+    value = read_sealed(path)
+    try:
+        return None if value is None else Record.model_validate(value)
+    except ValidationError:
+        return None
 
 
 def file_name(partition: str) -> str:
@@ -207,7 +233,7 @@ def environment(device: str, threads: int) -> dict[str, str]:
 
 def now() -> str:
     """UTC time for records."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def parts_read(asset: str, parts: Sequence[str] | None) -> list[tuple[str, str | None]]:

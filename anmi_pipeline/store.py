@@ -5,20 +5,22 @@ Belongs here: writing and reading objects, sealed JSON files, the order of write
 
 An object is `objects/<asset>/<digest>/`: parquet tables (whole or in parts by query split), files, `facts` (small results that
 are content) and `manifest.json`, written last: an object without a valid manifest does not exist for readers. A second writer of
-equal content is a no-op.
+equal content is a no-op; it waits for the first one when the store is local.
 """
 
 import errno
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import cast
+from uuid import uuid4
 
 import polars as pl
+from filelock import FileLock
 from upath import UPath
 
 from anmi_pipeline.digests import Digest, Json, canonical_json, digest_bytes, digest_json, digest_safetensors, digest_table
@@ -28,6 +30,8 @@ from anmi_pipeline.tables import TableSpec
 MANIFEST = "manifest.json"
 WHOLE = "*"
 """Part name of a table that is not split."""
+REMAKE = "Run `anmi verify` to see what else is; remove the object's folder and materialise it again."
+"""What to do about a damaged object."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +121,19 @@ class Artifact:
         return pl.concat(frames).sort(spec.key) if len(frames) > 1 else frames[0]
 
     def read_part(self, stored: Mapping[str, Mapping[str, str]], part: str) -> pl.DataFrame:
-        """Read one parquet file of a table."""
+        """Read one parquet file of a table; its hash first, since parquet itself may not notice a changed byte."""
         if part not in stored:
             raise ArtifactError(f"{self.asset} {self.digest[:12]} has no part {part!r}; it has {', '.join(stored)}.")
-        data = self.file(stored[part]["file"]).read_bytes()
+        name = stored[part]["file"]
+        path = self.file(name)
         try:
-            return pl.read_parquet(io.BytesIO(data))
-        except pl.exceptions.PolarsError as error:
-            raise ArtifactError(f"{self.path / stored[part]['file']} is damaged ({error}). Run `anmi verify`.") from error
+            data = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"cannot read {path}: {error.strerror or error}. {REMAKE}") from error
+        files = cast("dict[str, dict[str, str]]", self.manifest["files"])
+        if digest_bytes(data) != files[name]["sha256"]:
+            raise ArtifactError(f"{path} is damaged: its content differs from its manifest. {REMAKE}")
+        return pl.read_parquet(io.BytesIO(data))
 
     def file(self, name: str) -> UPath:
         """Path of a file of the object.
@@ -188,8 +197,6 @@ class Store:
             InputError: a table breaks its declaration.
             ArtifactError: the store cannot be written (full disk, read-only); what was there before stays valid.
         """
-        payloads = dict(table_payloads(content))
-        table_files = set(payloads)
         tables = {
             table.spec.name: {
                 part: {
@@ -201,29 +208,78 @@ class Store:
             }
             for table in content.tables
         }
-        payloads |= dict(folder_payloads(content.folder))
+        payloads = dict(table_payloads(content))
+        payloads |= dict(folder_payloads(content.folder, taken={MANIFEST, *payloads}))
         files = {name: file_entry(name, data, content) for name, data in payloads.items()}
-        identity: Json = {
-            "tables": {name: {part: entry["digest"] for part, entry in parts.items()} for name, parts in tables.items()},
-            "files": {name: files[name]["digest"] for name in files if files[name]["digest"] and name not in table_files},
-            "facts": dict(content.facts),
-        }
-        digest = digest_json(identity)
-        if not self.has(asset, digest):
-            path = self.object_path(asset, digest)
-            for name, data in payloads.items():
-                write_bytes(path / name, data)
-            manifest: Json = {"asset": asset, "digest": digest, "tables": tables, "files": files, "facts": dict(content.facts)}
-            write_bytes(path / MANIFEST, seal(manifest))
+        manifest: dict[str, Json] = {"asset": asset, "tables": tables, "files": files, "facts": dict(content.facts)}
+        digest = identity(manifest)
+        if not self.intact(asset, digest):
+            with self.writing(asset):
+                # Another process may have finished it while this one waited.
+                if not self.intact(asset, digest):
+                    path = self.object_path(asset, digest)
+                    for name, data in payloads.items():
+                        write_bytes(path / name, data)
+                    write_bytes(path / MANIFEST, seal({**manifest, "digest": digest}))
         return self.get(asset, digest)
+
+    def intact(self, asset: str, digest: str) -> bool:
+        """Whether the object is complete and every byte is as its manifest says, so that a new writer mends a damaged one."""
+        if not self.has(asset, digest):
+            return False
+        artifact = self.get(asset, digest)
+        files = cast("dict[str, dict[str, str]]", artifact.manifest["files"])
+        return all(digest_bytes((artifact.path / name).read_bytes()) == entry["sha256"] for name, entry in files.items())
+
+    @contextmanager
+    def writing(self, asset: str) -> Generator[None]:
+        """Let one local process at a time write objects of an asset.
+
+        Two builds of equal content may differ in incidental files: if both wrote at once, one's files could end beside the other's
+        manifest. An object store has no locks; there the last writer's files and manifest stand unless both write in the same moment.
+
+        Raises:
+            ArtifactError: the store refuses the write.
+        """
+        if not is_local(self.root):
+            yield
+            return
+        path = Path(str(self.root)) / "locks" / f"objects-{asset}.lock"
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise ArtifactError(unwritable(UPath(path), error)) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def objects(self) -> Iterator[tuple[str, str, UPath]]:
         """Every object folder: (asset, digest, path), complete or not."""
-        top = self.root / "objects"
-        if top.exists():
-            for asset in sorted(top.iterdir()):
-                for path in sorted(asset.iterdir()):
-                    yield asset.name, path.name, path
+        for asset in folders(self.root / "objects"):
+            for path in folders(asset):
+                yield asset.name, path.name, path
+
+
+def identity(manifest: Mapping[str, Json]) -> Digest:
+    """Digest of an object: over the content digests of its tables and files, and its facts."""
+    tables = cast("dict[str, dict[str, dict[str, str]]]", manifest["tables"])
+    files = cast("dict[str, dict[str, str | None]]", manifest["files"])
+    of_tables = {part["file"] for parts in tables.values() for part in parts.values()}
+    return digest_json(
+        {
+            "tables": {name: {part: entry["digest"] for part, entry in parts.items()} for name, parts in tables.items()},
+            "files": {name: entry["digest"] for name, entry in files.items() if entry["digest"] and name not in of_tables},
+            "facts": manifest["facts"],
+        }
+    )
+
+
+def folders(top: UPath) -> list[UPath]:
+    """The folders in a folder, in name order; none when it is not there."""
+    return [path for path in sorted(top.iterdir(), key=lambda path: path.name) if path.is_dir()] if top.exists() else []
 
 
 def table_file(table: Table, part: str) -> str:
@@ -232,19 +288,26 @@ def table_file(table: Table, part: str) -> str:
 
 
 def table_payloads(content: Content) -> Iterator[tuple[str, bytes]]:
-    """(file name, bytes) of every table part."""
+    """(file name, bytes) of every table part, columns as declared and rows sorted by key: equal content gives equal bytes."""
     for table in content.tables:
         for part, frame in table.parts.items():
             sink = io.BytesIO()
-            frame.write_parquet(sink, compression="zstd", statistics=True)
+            frame.select(list(table.spec.schema)).sort(table.spec.key).write_parquet(sink, compression="zstd", statistics=True)
             yield table_file(table, part), sink.getvalue()
 
 
-def folder_payloads(folder: Path | None) -> Iterator[tuple[str, bytes]]:
-    """(relative name, bytes) of every file of a folder, in name order."""
+def folder_payloads(folder: Path | None, taken: Set[str]) -> Iterator[tuple[str, bytes]]:
+    """(relative name, bytes) of every file of a folder, in name order.
+
+    Raises:
+        ArtifactError: a file has the name of a table or of the manifest.
+    """
     for path in sorted(folder.rglob("*")) if folder else ():
         if path.is_file():
-            yield path.relative_to(cast("Path", folder)).as_posix(), path.read_bytes()
+            name = path.relative_to(cast("Path", folder)).as_posix()
+            if name in taken:
+                raise ArtifactError(f"the folder to store holds {name}, a name that the object itself uses. Rename the file.")
+            yield name, path.read_bytes()
 
 
 def file_entry(name: str, data: bytes, content: Content) -> dict[str, Json]:
@@ -257,6 +320,11 @@ def file_entry(name: str, data: bytes, content: Content) -> dict[str, Json]:
     return {"sha256": plain, "size": len(data), "digest": digest}
 
 
+def is_partial(path: UPath) -> bool:
+    """Whether a file is what a killed writer left behind."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
 def seal(value: Json) -> bytes:
     """JSON whose own hash stands in front, so that any changed byte shows."""
     body = canonical_json(value)
@@ -264,11 +332,17 @@ def seal(value: Json) -> bytes:
 
 
 def read_sealed(path: UPath) -> dict[str, Json] | None:
-    """Read a sealed file; None when it is absent, torn or changed."""
+    """Read a sealed file; None when it is absent, torn or changed.
+
+    Raises:
+        ArtifactError: it is there but cannot be read.
+    """
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}. Fix its permissions or the disk.") from error
     head, tail = b'{"seal":"', b"}\n"
     body = raw[len(head) + 64 + len(b'","body":') : -len(tail)]
     if raw != head + digest_bytes(body).encode() + b'","body":' + body + tail:
@@ -295,7 +369,7 @@ def write_bytes(path: UPath, data: bytes) -> None:
             return
         target = Path(str(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial = target.with_name(f".{uuid4().hex}.partial")
         try:
             partial.write_bytes(data)
             partial.replace(target)

@@ -71,8 +71,11 @@ class TrackedRun:
         """Log a model with MLflow's fluent API, which logs into the active run; returns the model's URI."""
         import mlflow
 
-        with mlflow.start_run(run_id=self.run_id):
+        mlflow.start_run(run_id=self.run_id)
+        try:
             return log()
+        finally:
+            mlflow.end_run()
 
     def log_input(self, name: str, digest: str, rows: int, source: str) -> None:
         """Name a dataset that the run read, by digest."""

@@ -122,7 +122,9 @@ def fields_at(model: type[BaseModel], location: Iterable[int | str]) -> list[str
     """
     models = [model]
     for step in location:
-        below = [inner for outer in models if (field := outer.model_fields.get(str(step))) for inner in models_in(field.annotation)]
+        below = [
+            inner for outer in models if (field := outer.model_fields.get(str(step))) for inner in models_in(field.annotation)
+        ]
         tagged = [one for one in models if str(step) in tags(one)]
         models = below or tagged or models
     return sorted({name for one in models for name in one.model_fields})

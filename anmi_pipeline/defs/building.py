@@ -4,13 +4,15 @@ Belongs here: the one path every asset body takes. Does not: any computation of 
 """
 
 import logging
+import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import dagster as dg
 import polars as pl
@@ -18,15 +20,17 @@ import polars as pl
 from anmi_pipeline.catalog.datasets import DatasetConfig
 from anmi_pipeline.catalog.recipes import RecipeConfig
 from anmi_pipeline.defs.presentation import present
-from anmi_pipeline.defs.reporting import StepProgress, announce
+from anmi_pipeline.defs.reporting import Step, StepProgress, announce
 from anmi_pipeline.defs.workspace import Key, Workspace
 from anmi_pipeline.digests import Json
-from anmi_pipeline.errors import AnmiError, JudgeError
+from anmi_pipeline.errors import ArtifactError
+from anmi_pipeline.lineage import lineage
 from anmi_pipeline.records import Build, Record, Upstream, environment, now, parts_read, upstream_of
 from anmi_pipeline.store import Artifact, Content, Table
 from anmi_pipeline.tables import SPLITS, TableSpec
 from anmi_pipeline.tracking import TrackedRun
 
+Result = dg.MaterializeResult[Any]
 TAG_DIGITS = 32
 """Dagster allows 63 characters in a tag; the whole digest stands in the metadata."""
 
@@ -160,7 +164,7 @@ class Bench:
         reads: Sequence[Read] = (),
         seeds: Sequence[int] = (),
         pool: str | None = None,
-    ) -> dg.MaterializeResult[None]:
+    ) -> Result:
         """Give the artifact of this step: the known one when its build key has a complete record, else a new one.
 
         Args:
@@ -170,22 +174,26 @@ class Bench:
             seeds: seeds of its draws.
             pool: pool whose lock is held while computing.
         """
-        announce(self.asset, self.partition, "start")
-        try:
-            inputs = {name_of(read): self.open(read) for read in reads}
-            version = int(self.context.assets_def.code_versions_by_key[self.context.asset_key] or "0")
-            build = Build(self.asset, self.family(), version, config, tuple(seeds), upstreams(inputs.values()))
-            record, reused = self.reuse_or_make(build, inputs, compute, pool)
-            self.workspace.records.point(self.partition, record)
-        except JudgeError as error:
-            raise dg.Failure(str(error), allow_retries=error.retryable) from error
-        except AnmiError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
-        announce(self.asset, self.partition, "reused" if reused else "built")
+        announce(Step(self.asset, self.partition, "start"))
+        inputs = {name_of(read): self.open(read) for read in reads}
+        version = int(self.context.assets_def.code_versions_by_key[self.context.asset_key] or "0")
+        build = Build(self.asset, self.family(), version, config, tuple(seeds), upstreams(inputs.values()))
+        previous = self.previous()
+        record, reused = self.reuse_or_make(build, inputs, compute, pool)
+        self.workspace.records.point(self.partition, record)
+        announce(Step(self.asset, self.partition, "reused" if reused else "built", record.digest, previous, record.seconds))
         artifact = self.workspace.store.get(self.asset, record.digest)
         metadata = present(artifact, record, self.workspace, reused=reused)
         tags = {"anmi/reused": str(reused).lower()} | elo_tag(record, self.workspace)
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(record.digest), tags=tags)
+
+    def previous(self) -> str | None:
+        """Digest that the ref named before this build; None when there was none, or its record is damaged and now made anew."""
+        try:
+            record = self.workspace.records.current(self.asset, self.partition)
+        except ArtifactError:
+            return None
+        return record.digest if record is not None else None
 
     def reuse_or_make(
         self, build: Build, inputs: Mapping[str, Input], compute: Callable[[Work], Content], pool: str | None
@@ -245,10 +253,10 @@ def name_of(read: Read) -> str:
     return read.asset if read.partition is None else f"{read.asset}@{read.partition}"
 
 
-def upstreams(inputs: Sequence[Input] | object) -> dict[str, Upstream]:
+def upstreams(inputs: Iterable[Input]) -> dict[str, Upstream]:
     """Input entries of a build, one per part where only parts are read."""
     entries: dict[str, Upstream] = {}
-    for entry in cast("Sequence[Input]", inputs):
+    for entry in inputs:
         suffix = "" if entry.read.partition is None else f"@{entry.read.partition}"
         for name, part in parts_read(entry.read.asset, entry.read.parts):
             entries[name + suffix] = upstream_of(entry.record, entry.artifact, part)
@@ -257,17 +265,12 @@ def upstreams(inputs: Sequence[Input] | object) -> dict[str, Upstream]:
 
 def elo_tag(record: Record, workspace: Workspace) -> dict[str, str]:
     """Tag that filters materialisations by the Elo table behind them."""
-    from anmi_pipeline.lineage import lineage
-
     elo = next((node for node in lineage(workspace.records, record).walk() if node.name == "elo_table"), None)
     return {"anmi/elo_version": elo.digest[:TAG_DIGITS]} if elo is not None else {}
 
 
 def hardware() -> tuple[str, int]:
     """Device and thread count of this process, without importing torch where nobody has."""
-    import os
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is None:
         return "cpu", os.cpu_count() or 1

@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Work, split_parts
+from anmi_pipeline.defs.building import Bench, Read, Result, Work, split_parts
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.embeddings import base_vectors, encoder_settings, query_table, query_vectors
 from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS
@@ -29,11 +29,14 @@ from anmi_pipeline.store import Content
 
 COLLECTION = (Read("corpus"), Read("queries", tables.SPLITS))
 SHOWN = 5
+EMPTY = "empty_because"
 
 
 def run_content(work: Work, run: pl.DataFrame, reason: str = "") -> Content:
     """A run in parts by split; why it is empty, when it is."""
-    facts: dict[str, Json] = {"queries": run["query_id"].n_unique()} | ({"empty_because": reason} if reason else {})
+    facts: dict[str, Json] = {"queries": run["query_id"].n_unique()}
+    if reason:
+        facts[EMPTY] = reason
     return Content(tables=(split_parts(tables.RUN, run, work.table("queries", tables.QUERIES)),), facts=facts)
 
 
@@ -48,7 +51,7 @@ def run_file(bench: Bench, path: str | None) -> dict[str, Json]:
 
 
 @dataset_asset("candidates", {"bm25", "parquet"}, reads=("corpus", "queries"))
-def lexical_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def lexical_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """BM25 ranking of the corpus for every query, in parts by split."""
     bench = Bench(context, workspace)
     config, scope, data = bench.dataset.retrieval.lexical, bench.dataset.scope, workspace.settings.data
@@ -64,7 +67,7 @@ def lexical_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[W
 
 
 @dataset_asset("candidates", {"pytorch", "faiss"}, reads=("corpus", "queries"), pool=GPU_POOL, op_tags=GPU_TAGS)
-def dense_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def dense_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Exact nearest neighbours of every query under the dataset's bi-encoder, in parts by split."""
     bench = Bench(context, workspace)
     config, scope, data = bench.dataset.retrieval.dense, bench.dataset.scope, workspace.settings.data
@@ -90,7 +93,7 @@ def optional_settings(bench: Bench, config: RecordedRunConfig | None) -> dict[st
 
 
 @dataset_asset("candidates", {"parquet"}, reads=("corpus", "queries"))
-def sparse_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def sparse_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Ranking of a learned sparse retriever; empty, with the reason, where none is configured."""
     bench = Bench(context, workspace)
     config = bench.dataset.retrieval.sparse
@@ -104,7 +107,7 @@ def sparse_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Wo
 
 
 @dataset_asset("candidates", {"parquet"}, reads=("corpus", "queries"))
-def late_interaction_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def late_interaction_run(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Ranking of a late-interaction retriever; empty, with the reason, where none is configured."""
     bench = Bench(context, workspace)
     config = bench.dataset.retrieval.late_interaction
@@ -121,7 +124,7 @@ RUNS = tuple(f"{retriever}_run" for retriever in tables.RETRIEVERS)
 
 
 @dataset_asset("candidates", {"polars", "parquet"}, reads=("queries", *RUNS))
-def candidate_pool(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def candidate_pool(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Documents of each query that may be compared, trained on and reranked, with each retriever's rank (generators G1..G5)."""
     bench = Bench(context, workspace)
     config, judging, data = bench.dataset.retrieval.pool, bench.dataset.judging, workspace.settings.data
@@ -133,7 +136,9 @@ def candidate_pool(context: dg.AssetExecutionContext, workspace: dg.ResourcePara
         pool = build_pool(runs, config, extra_documents=extra)
         without = coverage(pool, queries)
         if without:
-            work.log.warning(f"{len(without)} quer(ies) have no candidate, first {', '.join(without[:SHOWN])}: they are never judged.")
+            work.log.warning(
+                f"{len(without)} quer(ies) have no candidate, first {', '.join(without[:SHOWN])}: they are never judged."
+            )
         facts: dict[str, Json] = {"queries_without_candidates": len(without), "first_without_candidates": without[:SHOWN]}
         return Content(tables=(split_parts(tables.POOL, pool, queries),), facts=facts)
 

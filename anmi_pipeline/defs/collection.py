@@ -7,7 +7,7 @@ import dagster as dg
 
 from anmi_pipeline import tables
 from anmi_pipeline.collections.reading import fingerprint, read_collection
-from anmi_pipeline.defs.building import Bench, Work, split_parts
+from anmi_pipeline.defs.building import Bench, Result, Work, split_parts
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.store import Content, Table
@@ -37,21 +37,21 @@ def read(work: Work) -> Content:
 
 
 @dataset_asset("collection", {"polars", "parquet"})
-def corpus(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def corpus(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Documents under study: id, title, text."""
     bench = Bench(context, workspace)
     return bench.build(read, config=raw_input(bench, "corpus"))
 
 
 @dataset_asset("collection", {"polars", "parquet"})
-def queries(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def queries(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Queries with their split, stored in parts by split: a build depends on the parts that it reads."""
     bench = Bench(context, workspace)
     return bench.build(read, config=raw_input(bench, "queries"))
 
 
 @dataset_asset("collection", {"polars", "parquet"})
-def qrels(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def qrels(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Graded relevance labels, where the collection has any, in parts by the split of the query."""
     bench = Bench(context, workspace)
     return bench.build(read, config=raw_input(bench, "qrels"))

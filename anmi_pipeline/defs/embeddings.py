@@ -6,7 +6,7 @@ encoding (`retrieval/encoding.py`).
 """
 
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -67,10 +67,15 @@ def encode(work: Work, config: EncoderConfig, source: Input) -> Content:
     return Content(folder=work.folder, facts={"texts": len(vectors), "dimension": int(vectors.shape[1])})
 
 
-@lru_cache(maxsize=1)
 def loaded(config: EncoderConfig) -> Encoder:
     """An encoder, kept for the next step of the process: loading costs seconds."""
-    return load_encoder(config)
+    return load_from_json(config.model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def load_from_json(settings: str) -> Encoder:
+    """Load by the settings as text, which can be a cache key."""
+    return load_encoder(EncoderConfig.model_validate_json(settings))
 
 
 def query_table(bench: Bench, splits: tuple[str, ...]) -> pl.DataFrame:
@@ -81,4 +86,4 @@ def query_table(bench: Bench, splits: tuple[str, ...]) -> pl.DataFrame:
 def query_vectors(bench: Bench, config: EncoderConfig, splits: tuple[str, ...]) -> Floats:
     """Vectors of the queries of some splits, (n, d), in the order of `query_table`."""
     parts = [base_vectors(bench, config, "queries", split) for split in splits]
-    return cast("Floats", np.concatenate(parts))
+    return np.concatenate(parts)

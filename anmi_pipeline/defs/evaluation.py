@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Work, split_parts
+from anmi_pipeline.defs.building import Bench, Read, Result, Work, split_parts
 from anmi_pipeline.defs.declaring import dataset_asset, system_asset
 from anmi_pipeline.defs.embeddings import encoder_of, encoder_settings
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS, GPU_POOL, GPU_TAGS
@@ -39,7 +39,7 @@ HAVE_LEXICAL = ("lexical", "rrf", "min_max")
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
 )
-def scores(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def scores(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Ranking of every evaluation query by a system at its fixed inference settings, per seed, in parts by split."""
     bench = Bench(context, workspace)
     recipe, dataset = bench.recipe, bench.dataset
@@ -64,7 +64,7 @@ def scores(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Worksp
     pool=CPU_POOL,
     op_tags=CPU_TAGS,
 )
-def tuned_system(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def tuned_system(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Inference settings of a system chosen on dev_select and confirmed on dev_final, with the rankings they give."""
     bench = Bench(context, workspace)
     config, grid, recipe = bench.dataset.evaluation, bench.dataset.tuning, bench.recipe
@@ -102,7 +102,7 @@ def systems_of(bench: Bench) -> list[tuple[str, str]]:
     pool=CPU_POOL,
     op_tags=CPU_TAGS,
 )
-def leaderboard(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def leaderboard(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Systems with metrics, intervals, rank groups and paired contrasts; the placebo beside them as the control."""
     bench = Bench(context, workspace)
     systems = systems_of(bench)
@@ -161,7 +161,7 @@ def system_result(work: Work, dataset: str, recipe: str) -> SystemResult | None:
 
 
 @dataset_asset("evaluation", {"polars"}, reads=("leaderboard",))
-def lineage_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def lineage_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Which Elo table, verdicts and candidates stand behind every model on the board."""
     return Bench(context, workspace).build(trace, config={}, reads=(Read("leaderboard"),))
 

@@ -11,7 +11,7 @@ import dagster as dg
 import numpy as np
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Work
+from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import system_asset
 from anmi_pipeline.defs.embeddings import VECTORS, Floats, base_vectors, encoder_of, encoder_settings, loaded
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS, GPU_POOL, GPU_TAGS
@@ -35,7 +35,7 @@ def seed_folder(root: Path, seed: int) -> Path:
 
 
 @system_asset("index", {"pytorch", "numpy"}, reads=("corpus", "checkpoint"), pool=GPU_POOL, op_tags=GPU_TAGS)
-def corpus_embeddings(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def corpus_embeddings(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Vectors of every document under a retriever recipe, one file per seed, in document id order."""
     bench = Bench(context, workspace)
     if not has_vectors(bench):
@@ -64,7 +64,7 @@ def embed(bench: Bench, work: Work) -> Content:
 
 
 @system_asset("index", {"faiss"}, reads=("corpus", "corpus_embeddings"), pool=CPU_POOL, op_tags=CPU_TAGS)
-def ann_index(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def ann_index(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """FAISS index over a retriever's vectors, one per seed."""
     bench = Bench(context, workspace)
     config = bench.recipe.index

@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Work
+from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS, JUDGE_POOL, JUDGE_TAGS
 from anmi_pipeline.defs.workspace import Workspace
@@ -20,10 +20,9 @@ from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
-from anmi_pipeline.judging.plan import estimate, plan_comparisons
+from anmi_pipeline.judging.plan import certify_plan, estimate, plan_comparisons
 from anmi_pipeline.judging.recorded import judge_inputs, recorded_plan
 from anmi_pipeline.judging.report import judge_report as report_on
-from anmi_pipeline.rating.certificates import certificates
 from anmi_pipeline.store import Content, Table
 
 
@@ -41,7 +40,7 @@ def judging_settings(bench: Bench) -> dict[str, Json]:
 
 
 @dataset_asset("judging", {"polars", "parquet"}, reads=("corpus", "queries", "candidate_pool"))
-def comparison_plan(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def comparison_plan(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """First-round pairs of every judged query with their graph's certificate, and what asking them would cost."""
     bench = Bench(context, workspace)
     splits = judged_splits(bench)
@@ -57,7 +56,7 @@ def plan(work: Work) -> Content:
     if dataset.judging.recorded:
         queries, corpus = work.table("queries", tables.QUERIES), work.table("corpus", tables.CORPUS)
         pairs = recorded_plan(dataset.judging, data, queries, corpus)
-        certified = recorded_certificates(pairs)
+        certified = certify_plan(pairs)
     else:
         documents = pool_documents(work.table("candidate_pool", tables.POOL), dataset.judging)
         pairs, certified = plan_comparisons(documents, dataset.judging, dataset.seed, work.progress)
@@ -67,21 +66,6 @@ def plan(work: Work) -> Content:
     facts |= {"estimate": cast("Json", [asdict(judge) for judge in cost.judges])}
     facts |= certificate_facts(certified)
     return Content((Table.whole(tables.PLAN, pairs), Table.whole(tables.CERTIFICATES, certified)), facts=facts)
-
-
-def recorded_certificates(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Certificates of the graphs that recorded verdicts span."""
-    names: list[str] = []
-    sizes: list[int] = []
-    edges: list[object] = []
-    for (query_id,), own in pairs.group_by("query_id", maintain_order=True):
-        documents = pl.concat([own["first_id"], own["second_id"]]).unique().sort()
-        place = {doc_id: position for position, doc_id in enumerate(documents)}
-        sides = own.select(pl.col("first_id", "second_id").replace_strict(place, return_dtype=pl.Int64)).to_numpy()
-        names.append(str(query_id))
-        sizes.append(len(place))
-        edges.append(sides)
-    return certificates(names, sizes, cast("list[object]", edges))
 
 
 def certificate_facts(certified: pl.DataFrame) -> dict[str, Json]:
@@ -103,7 +87,7 @@ def certificate_facts(certified: pl.DataFrame) -> dict[str, Json]:
     pool=JUDGE_POOL,
     op_tags=JUDGE_TAGS,
 )
-def pairwise_judgments(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def pairwise_judgments(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Every verdict of the plan, sealed from the ledger: asked once, durable before it counts, failures kept as failures."""
     bench = Bench(context, workspace)
     splits = judged_splits(bench)
@@ -136,7 +120,7 @@ def judge(work: Work) -> Content:
 
 
 @dataset_asset("judging", {"pytorch"}, reads=("pairwise_judgments",), pool=GPU_POOL, op_tags=GPU_TAGS)
-def pairwise_judge(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def pairwise_judge(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Pairwise model distilled from the verdicts; empty, with the reason, where the dataset asks for none."""
     facts: dict[str, Json] = {"empty_because": "the dataset asks for no distilled judge"}
     return Bench(context, workspace).build(
@@ -145,11 +129,13 @@ def pairwise_judge(context: dg.AssetExecutionContext, workspace: dg.ResourcePara
 
 
 @dataset_asset("judging", {"polars"}, reads=("pairwise_judgments",))
-def judge_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def judge_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Flip rate, position bias, agreement, intransitivity, failures and cost of every judge."""
+    bench = Bench(context, workspace)
+    floor = bench.dataset.judging.coverage_floor
 
     def compute(work: Work) -> Content:
-        measured = report_on(work.table("pairwise_judgments", tables.JUDGMENTS))
+        measured = report_on(work.table("pairwise_judgments", tables.JUDGMENTS), floor)
         return Content((Table.whole(tables.REPORT, measured),))
 
-    return Bench(context, workspace).build(compute, config={}, reads=(Read("pairwise_judgments"),))
+    return bench.build(compute, config={"coverage_floor": floor}, reads=(Read("pairwise_judgments"),))

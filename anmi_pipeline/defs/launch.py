@@ -7,7 +7,7 @@ launched over the whole asset graph with a selection, or Dagster would record wr
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +18,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from anmi_pipeline.catalog.datasets import load_dataset
 from anmi_pipeline.catalog.recipes import load_recipe
+from anmi_pipeline.defs.declaring import INPUT
 from anmi_pipeline.defs.reporting import LISTENER, Listener
 from anmi_pipeline.defs.workspace import RECIPE_ASSETS
 from anmi_pipeline.errors import AnmiError, InputError, nearest
@@ -36,7 +37,16 @@ PID, PROCESS_START = "anmi/pid", "anmi/process_start"
 
 
 class StepFailedError(AnmiError):
-    """A step of a launched run failed; the text is the step's own."""
+    """A step of a launched run failed; the text is the step's own.
+
+    Attributes:
+        bad_input: True when the user's input is the cause.
+    """
+
+    def __init__(self, message: str, *, bad_input: bool) -> None:
+        """Keep whose fault it is."""
+        super().__init__(message)
+        self.bad_input = bad_input
 
 
 @dataclass(frozen=True)
@@ -113,9 +123,7 @@ def stages(settings: Settings, dataset: str, recipes: Sequence[str], until: str 
         raise InputError(f'unknown asset "{until}".{nearest(until, (*BEFORE, *SYSTEM, *AFTER))}')
     planned = [Stage(dataset, upto(BEFORE, until))]
     if until not in BEFORE:
-        planned += [
-            Stage(dg.MultiPartitionKey({"dataset": dataset, "recipe": recipe}), upto(SYSTEM, until)) for recipe in chosen
-        ]
+        planned += [Stage(dg.MultiPartitionKey({"dataset": dataset, "recipe": recipe}), upto(SYSTEM, until)) for recipe in chosen]
         if until not in RECIPE_ASSETS:
             planned.append(Stage(dataset, upto(AFTER, until)))
     return planned
@@ -142,7 +150,11 @@ def run_pipeline(
         tags = {PID: str(os.getpid()), PROCESS_START: process_start(os.getpid())}
         for stage in planned:
             result = job.execute_in_process(
-                run_config={"resources": {"workspace": {"config": {"rebuild": rebuild}}}},
+                run_config={
+                    "resources": {"workspace": {"config": {"rebuild": rebuild}}},
+                    # The listener shows the steps; Dagster's own lines stay in its event log.
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
                 instance=instance,
                 partition_key=stage.partition,
                 asset_selection=[dg.AssetKey(name) for name in stage.assets],
@@ -150,11 +162,11 @@ def run_pipeline(
                 tags=tags,
             )
             if not result.success:
-                raise StepFailedError(failure_text(result))
+                raise failure(result)
 
 
 @contextmanager
-def listening(listener: Listener | None) -> Iterator[None]:
+def listening(listener: Listener | None) -> Generator[None]:
     """Let a listener watch the steps of this process."""
     token = LISTENER.set(listener)
     try:
@@ -163,15 +175,17 @@ def listening(listener: Listener | None) -> Iterator[None]:
         LISTENER.reset(token)
 
 
-def failure_text(result: dg.ExecuteInProcessResult) -> str:
+def failure(result: dg.ExecuteInProcessResult) -> StepFailedError:
     """What the first failed step said, without the stack."""
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data is not None:
-                return f"{event.step_key}: {data.user_failure_data.description}"
+                kind = data.user_failure_data.metadata.get("kind")
+                text = f"{event.step_key}: {data.user_failure_data.description}"
+                return StepFailedError(text, bad_input=kind is not None and kind.value == INPUT)
             error = data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            return f"{event.step_key}: {error.message.strip() if error else 'failed'}"
-    return f"run {result.run_id} failed; see its log in the UI"
+            return StepFailedError(f"{event.step_key}: {error.message.strip() if error else 'failed'}", bad_input=False)
+    return StepFailedError(f"run {result.run_id} failed; see its log in the UI", bad_input=False)

@@ -134,10 +134,10 @@ def markdown_table(frame: pl.DataFrame) -> str:
 
 
 def escape_markdown(value: object) -> str:
-    """A cell's text: floats to 4 digits, and no character that Markdown or HTML would act on.
+    r"""A cell's text: floats to 4 digits, and no character that Markdown or HTML would act on.
 
     >>> escape_markdown("<b>|x")
-    '&lt;b&gt;\\\\|x'
+    '&lt;b&gt;\\|x'
     """
     text = f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
     for character in ("\\", "|", "`", "*", "_", "[", "]", "!"):

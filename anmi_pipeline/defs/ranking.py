@@ -36,7 +36,9 @@ def rank(bench: Bench, work: Work) -> Content:
     frames = [one_seed(bench, work, seed).with_columns(seed=pl.lit(seed, dtype=pl.Int64)) for seed in recipe.seeds]
     ranked = pl.concat(frames).filter(pl.col("rank") <= bench.dataset.evaluation.depth)
     queries = work.table("queries", tables.QUERIES)
-    return Content((split_parts(tables.SCORES, tables.SCORES.frame(ranked), queries),), facts={"systems_seeds": len(recipe.seeds)})
+    return Content(
+        (split_parts(tables.SCORES, tables.SCORES.frame(ranked), queries),), facts={"systems_seeds": len(recipe.seeds)}
+    )
 
 
 def one_seed(bench: Bench, work: Work, seed: int) -> pl.DataFrame:
@@ -93,14 +95,18 @@ def rerank(bench: Bench, work: Work, seed: int) -> pl.DataFrame:
     rest = everything.join(chosen, on=["query_id", "doc_id"], how="anti")
     lowest = scored.group_by("query_id").agg(pl.col("score").min().alias("lowest"), pl.len().alias("n"))
     # Below every scored document, in the generator's order: the tail counts for recall at depths beyond the pool.
-    tail = rest.join(lowest, on="query_id").sort("query_id", "rank").with_columns(place=pl.int_range(1, pl.len() + 1).over("query_id"))
+    tail = (
+        rest.join(lowest, on="query_id")
+        .sort("query_id", "rank")
+        .with_columns(place=pl.int_range(1, pl.len() + 1).over("query_id"))
+    )
     below = tail.select(
         "query_id",
         "doc_id",
         (pl.col("n") + pl.col("place")).cast(pl.Int64).alias("rank"),
         (pl.col("lowest") - pl.col("place")).cast(pl.Float64).alias("score"),
     )
-    return tables.RUN.frame(pl.concat([scored.select(below.columns).cast(dict(below.schema)), below]))
+    return tables.RUN.frame(pl.concat([scored.select(below.columns).cast({"rank": pl.Int64, "score": pl.Float64}), below]))
 
 
 def pool_scores(bench: Bench, work: Work, folder: Path, pool: pl.DataFrame) -> pl.DataFrame:

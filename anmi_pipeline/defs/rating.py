@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Work
+from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.judging import judged_splits
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS
@@ -32,7 +32,7 @@ def write_plots(work: Work, plots: dict[str, bytes]) -> frozenset[str]:
 
 
 @dataset_asset("rating", {"polars", "parquet"}, reads=("pairwise_judgments",))
-def comparison_graph(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def comparison_graph(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Verdicts folded into one preference per unordered pair, with degree, component and effective resistance."""
     bench = Bench(context, workspace)
 
@@ -57,7 +57,7 @@ def comparison_graph(context: dg.AssetExecutionContext, workspace: dg.ResourcePa
     pool=CPU_POOL,
     op_tags=CPU_TAGS,
 )
-def elo_table(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def elo_table(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Thurstone scores of every judged document on the Elo scale, with standard errors; fitted with a Gaussian prior."""
     bench = Bench(context, workspace)
     rating, splits = bench.dataset.rating, judged_splits(bench)
@@ -104,5 +104,3 @@ def judged_documents(work: Work, graph: pl.DataFrame) -> pl.DataFrame:
 def fit_notes(report: FitReport | None) -> dict[str, Json]:
     """The fit's report as incidental facts: it holds times."""
     return cast("dict[str, Json]", asdict(report)) if report is not None else {"source": "true labels, no fit"}
-
-

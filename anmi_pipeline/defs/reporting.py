@@ -6,29 +6,42 @@ Belongs here: the receivers of `Progress`. Does not: the bar itself (`cli.py`).
 import logging
 import time
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Phase = Literal["start", "built", "reused"]
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step that started or ended, with the digest it gave and the one its ref named before."""
+
+    asset: str
+    partition: str
+    phase: Phase
+    digest: str | None = None
+    previous: str | None = None
+    seconds: float = 0.0
+
+
 class Listener(Protocol):
     """Who watches a run from the same process."""
 
-    def step(self, asset: str, partition: str, phase: Phase) -> None:
+    def step(self, step: Step, /) -> None:
         """A step started or ended."""
 
-    def progress(self, asset: str, done: int, total: int, unit: str) -> None:
+    def progress(self, asset: str, done: int, total: int, unit: str, /) -> None:
         """A step is `done` of `total` units far."""
 
 
 LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
-def announce(asset: str, partition: str, phase: Phase) -> None:
+def announce(step: Step) -> None:
     """Tell the listener, when there is one, that a step started or ended."""
     listener = LISTENER.get()
     if listener is not None:
-        listener.step(asset, partition, phase)
+        listener.step(step)
 
 
 class StepProgress:

@@ -11,7 +11,7 @@ import dagster as dg
 from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import DatasetConfig
 from anmi_pipeline.catalog.recipes import RecipeConfig
-from anmi_pipeline.defs.building import Bench, Read, Work
+from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.embeddings import base_vectors
 from anmi_pipeline.defs.index import has_vectors, seed_folder
@@ -33,7 +33,7 @@ PACKAGE = "package"
     {"mlflow"},
     reads=("leaderboard", "corpus", "checkpoint", "ann_index", "tuned_system"),
 )
-def search_model(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def search_model(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """The winner of dev_final as an MLflow pyfunc that `anmi search` and `mlflow models serve` answer from."""
     bench = Bench(context, workspace)
     best = workspace.records.require("leaderboard", bench.key.dataset)[1].facts

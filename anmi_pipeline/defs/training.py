@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Work
+from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import system_asset
 from anmi_pipeline.defs.embeddings import base_vectors, encoder_of, encoder_settings
 from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS
@@ -37,7 +37,7 @@ def empty(reason: str, *specs: tables.TableSpec) -> Content:
 
 
 @system_asset("training", {"polars", "parquet"}, reads=("elo_table", "candidate_pool"))
-def training_set(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def training_set(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Training lists of a recipe: role, Elo, gap, weight, tier and reason of every document, and the curriculum's index lists."""
     bench = Bench(context, workspace)
     recipe = bench.recipe
@@ -87,7 +87,7 @@ def mine(work: Work) -> Content:
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
 )
-def checkpoint(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def checkpoint(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Trained weights of a recipe, one folder per seed, with the Elo table they were trained on in the metadata."""
     bench = Bench(context, workspace)
     recipe = bench.recipe
@@ -158,12 +158,17 @@ def training_notes(reports: Mapping[int, TrainingReport]) -> dict[str, Json]:
     notes: dict[str, Json] = {}
     for seed, made in reports.items():
         last = dict(made.metrics[-1]) if made.metrics else dict(made.facts)
-        notes[f"seed_{seed}"] = {"seconds": made.seconds, "pairs_per_second": made.pairs_per_second, "epochs": made.epochs, **last}
+        notes[f"seed_{seed}"] = {
+            "seconds": made.seconds,
+            "pairs_per_second": made.pairs_per_second,
+            "epochs": made.epochs,
+            **last,
+        }
     return notes
 
 
 @system_asset("training", {"pytorch"}, reads=("checkpoint",), pool=GPU_POOL, op_tags=GPU_TAGS)
-def student_checkpoint(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult[None]:
+def student_checkpoint(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Model distilled from a teacher recipe's checkpoint; empty, with the reason, where the recipe names no teacher."""
     bench = Bench(context, workspace)
     reason = f"recipe {bench.recipe.name} names no teacher"

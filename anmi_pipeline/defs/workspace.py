@@ -3,10 +3,10 @@
 Belongs here: the plain objects behind the `workspace` resource. Does not: building an artifact (`building.py`).
 """
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import dagster as dg
 from filelock import FileLock
@@ -19,15 +19,17 @@ from anmi_pipeline.settings import Settings
 from anmi_pipeline.store import Store
 from anmi_pipeline.tracking import Tracker
 
-RECIPE_ASSETS = frozenset({
-    "training_set",
-    "checkpoint",
-    "student_checkpoint",
-    "corpus_embeddings",
-    "ann_index",
-    "scores",
-    "tuned_system",
-})
+RECIPE_ASSETS = frozenset(
+    {
+        "training_set",
+        "checkpoint",
+        "student_checkpoint",
+        "corpus_embeddings",
+        "ann_index",
+        "scores",
+        "tuned_system",
+    }
+)
 """Assets partitioned by dataset x recipe; the others by dataset."""
 
 
@@ -82,8 +84,6 @@ class WorkspaceResource(dg.ConfigurableResource[Workspace]):
 
     def create_resource(self, context: dg.InitResourceContext) -> Workspace:
         """Read the environment now: definitions stay loadable without it."""
-        import os
-
         return Workspace(Settings.from_environment(os.environ), rebuild=self.rebuild)
 
 
@@ -101,7 +101,7 @@ class Key:
         if isinstance(key, dg.MultiPartitionKey):
             by_dimension = key.keys_by_dimension
             return cls(by_dimension["dataset"], by_dimension["recipe"])
-        return cls(cast("str", key), None)
+        return cls(key, None)
 
     def partition(self, asset: str) -> str:
         """Partition key of an asset that this step reads."""

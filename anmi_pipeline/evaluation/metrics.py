@@ -13,7 +13,7 @@ Policies:
     unlabelled queries (no judged document, `has_evidence` not False): in neither.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import ir_measures
@@ -165,9 +165,3 @@ def mean_metric(
     if values.is_empty():
         raise InputError(f"none of the {queries.height} queries has a relevant document; {metric} is not defined.")
     return float(values.to_numpy().mean())
-
-
-def labelled(qrels: pl.DataFrame, queries: pl.DataFrame) -> Mapping[str, int]:
-    """Count the answerable queries of each split."""
-    counts = answerable_queries(qrels, queries).group_by("split").len().sort("split")
-    return dict(counts.iter_rows())

@@ -17,7 +17,7 @@ from anmi_pipeline.evaluation.statistics import Floats, PairedDifference, paired
 from anmi_pipeline.evaluation.thresholds import abstain, top_scores, tuned_threshold
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.retrieval.fusion import min_max, rrf
-from anmi_pipeline.tables import SCORES, TRIALS
+from anmi_pipeline.tables import RUN, SCORES, TRIALS
 
 SAME = 1e-9
 """Means that differ by less are a tie, and the simpler settings win it."""
@@ -57,13 +57,44 @@ def grid(config: TuningConfig, *, has_lexical: bool, has_pool: bool) -> Iterator
                 yield InferenceSettings(fusion=fusion, lexical_weight=weight, rrf_k=config.rrf_k, pool_size=pool_size)
 
 
-def in_pool(scores: pl.DataFrame, pool: pl.DataFrame | None, size: int | None) -> pl.DataFrame:
-    """Keep the documents among the first `size` of their query's pool (frame query_id, doc_id, rank), ranks counted anew."""
+def with_tail(scored: pl.DataFrame, listing: pl.DataFrame) -> pl.DataFrame:
+    """Put the documents that a reranker did not score below those it did.
+
+    A reranker scores the first documents of a list; the others keep the list's order, one point apart below the query's lowest
+    score, so that recall beyond the pool is that of the list.
+
+    Args:
+        scored: frame (query_id, doc_id, rank, score); ranks count from 1 in each query.
+        listing: frame (query_id, doc_id, rank) of the whole list; documents of `scored`, and queries without any, are left out.
+
+    Returns:
+        RUN frame.
+    """
+    lowest = scored.group_by("query_id").agg(pl.col("score").min().alias("lowest"), pl.len().alias("n"))
+    rest = listing.join(scored, on=["query_id", "doc_id"], how="anti").join(lowest, on="query_id").sort("query_id", "rank")
+    placed = rest.with_columns(place=pl.int_range(1, pl.len() + 1).over("query_id"))
+    below = placed.select("query_id", "doc_id", rank=pl.col("n") + pl.col("place"), score=pl.col("lowest") - pl.col("place"))
+    return pl.concat([RUN.frame(scored), RUN.frame(below)]).sort(RUN.key)
+
+
+def in_pool(run: pl.DataFrame, pool: pl.DataFrame | None, size: int | None) -> pl.DataFrame:
+    """Let only the first `size` documents of each pool be ranked by the system; the others follow in the pool's order.
+
+    Args:
+        run: RUN frame of a reranker.
+        pool: frame (query_id, doc_id, rank) of the candidates; None leaves the run as it is.
+        size: documents of the pool; None leaves the run as it is.
+    """
     if pool is None or size is None:
-        return scores
-    first = pool.filter(pl.col("rank") <= size).select("query_id", "doc_id")
-    kept = scores.join(first, on=["query_id", "doc_id"], how="semi").sort("query_id", "seed", "rank")
-    return kept.with_columns((pl.int_range(pl.len()) + 1).over("query_id", "seed").cast(pl.Int64).alias("rank"))
+        return run
+    key = ["query_id", "doc_id"]
+    first = run.join(pool.filter(pl.col("rank") <= size), on=key, how="semi").sort("query_id", "rank")
+    scored = first.with_columns(rank=pl.int_range(1, pl.len() + 1).over("query_id"))
+    places = run.join(pool.select(*key, pool_rank="rank"), on=key, how="left").sort(
+        "query_id", "pool_rank", "rank", nulls_last=True
+    )
+    listing = places.select(*key, rank=pl.int_range(1, pl.len() + 1).over("query_id"))
+    return with_tail(scored, listing)
 
 
 def fused(run: pl.DataFrame, lexical: pl.DataFrame | None, settings: InferenceSettings, depth: int) -> pl.DataFrame:
@@ -107,8 +138,8 @@ class Cached:
         The threshold looks at the best score of the system itself, before fusion: fused scores do not say how good a match is.
         """
         frames: list[pl.DataFrame] = []
-        for (seed,), part in in_pool(self.scores, self.pool, settings.pool_size).group_by("seed", maintain_order=True):
-            run = part.drop("seed")
+        for (seed,), part in self.scores.group_by("seed", maintain_order=True):
+            run = in_pool(part.drop("seed"), self.pool, settings.pool_size)
             # only queries of the system: a fusion must not add queries that the lexical run alone has
             lexical = None if self.lexical is None else self.lexical.join(run, on="query_id", how="semi")
             answered = abstain(fused(run, lexical, settings, self.depth), top_scores(run), settings.threshold)

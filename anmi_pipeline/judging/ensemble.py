@@ -127,7 +127,7 @@ def stems(text: str) -> frozenset[str]:
 
 @cache
 def _stemmer() -> Callable[[list[str]], list[str]]:
-    import Stemmer  # noqa: PLC0415
+    import Stemmer
 
     return Stemmer.Stemmer("english").stemWords
 

@@ -17,6 +17,8 @@ import polars as pl
 from anmi_pipeline.errors import InputError, JudgeError
 
 OK = "ok"
+NO_ANSWER = "no_answer"
+"""Status of a verdict whose source has nothing usable to say about the pair."""
 PROVENANCES = ("model", "known_source", "simulated", "recorded")
 
 CALLS = {
@@ -126,13 +128,13 @@ class Judge(Protocol):
 
 
 def verdicts(
-    calls: pl.DataFrame, p_first: np.ndarray, provenance: str | pl.Series, raw_answer: pl.Series | None = None
+    calls: pl.DataFrame, p_first: np.ndarray | pl.Series, provenance: str | pl.Series, raw_answer: pl.Series | None = None
 ) -> pl.DataFrame:
-    """Shape the answers of a local judge: no failure, no tokens, no cost.
+    """Shape the answers of a local judge: no tokens, no cost.
 
     Args:
         calls: the calls answered.
-        p_first: (n,) probabilities that the first document is the more relevant one.
+        p_first: (n,) probabilities that the first document is the more relevant one; null where there is no answer.
         provenance: one of PROVENANCES for all, or one per call.
         raw_answer: what the source literally said, when it said something.
     """
@@ -140,7 +142,7 @@ def verdicts(
     return (
         pl.DataFrame(columns)
         .with_columns(
-            pl.lit(OK).alias("status"),
+            pl.when(pl.col("p_first").is_null()).then(pl.lit(NO_ANSWER)).otherwise(pl.lit(OK)).alias("status"),
             (raw_answer if raw_answer is not None else pl.lit(None, dtype=pl.String())).alias("raw_answer"),
             pl.lit(0, dtype=pl.Int64()).alias("input_tokens"),
             pl.lit(0, dtype=pl.Int64()).alias("output_tokens"),

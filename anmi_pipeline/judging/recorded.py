@@ -186,8 +186,7 @@ class Recorded:
     async def answer(self, calls: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
         """Answer all calls at once."""
         found = self._found(calls)
-        p_first = found["p_first"].fill_null(float("nan")).to_numpy()
-        yield verdicts(calls, p_first, "recorded", raw_answer=found["answer"])
+        yield verdicts(calls, found["p_first"], "recorded", raw_answer=found["answer"])
 
     def _found(self, calls: pl.DataFrame) -> pl.DataFrame:
         keys = ["query_id", "first_id", "second_id", "judge", "round"]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from anmi_pipeline.errors import ArtifactError, InputError
 from anmi_pipeline.progress import Progress, silent
+from anmi_pipeline.retrieval.encoding import quiet_loading
 from anmi_pipeline.retrieval.weights import pick_device, resolve_model
 
 if TYPE_CHECKING:
@@ -123,8 +124,9 @@ def load_cross_encoder(name: str, max_tokens: int, revision: str | None = None, 
     options = {key: value for key, value in options.items() if value is not None}
     torch.manual_seed(seed)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        model = AutoModelForSequenceClassification.from_pretrained(place, num_labels=1, use_safetensors=True, **options)
+        with quiet_loading():
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            model = AutoModelForSequenceClassification.from_pretrained(place, num_labels=1, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         raise InputError(
             f'cross-encoder "{name}" cannot be loaded from {place}: {error} Check the name, or give a local folder.'

@@ -26,7 +26,8 @@ class PackageSettings(Config):
     system: str = Field(description="system name on the leaderboard")
     kind: SystemKind = Field(description="what ranks: lexical, encoder, fusion (of both), retriever, features or cross_encoder")
     scope: Scope = Field(default="corpus", description="group: a query sees the documents of its own group only")
-    depth: int = Field(default=200, ge=1, description="documents per query of the system and of each run it is made from")
+    depth: int = Field(default=200, ge=1, description="documents per query of the system")
+    dense_depth: int = Field(default=200, ge=1, description="fusion and rerankers: documents per query of the encoder's run")
     encoder: EncoderConfig | None = Field(default=None, description="base encoder of queries; null when only words are compared")
     fixed: InferenceSettings = Field(
         default=InferenceSettings(), description="kind fusion: how the lexical and the encoder's run are joined"
@@ -45,6 +46,11 @@ class PackageSettings(Config):
         if self.kind == "fusion" and self.fixed.fusion == "none":
             raise ValueError("a system of kind fusion needs fixed.fusion rrf or min_max")
         return self
+
+    @property
+    def vector_depth(self) -> int:
+        """Documents per query that vectors are searched for."""
+        return self.depth if self.kind in ("encoder", "retriever") else self.dense_depth
 
     @property
     def needs_lexical(self) -> bool:

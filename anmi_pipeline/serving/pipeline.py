@@ -75,7 +75,7 @@ class SearchPipeline:
             raise ArtifactError(
                 f"search package {folder} has no readable corpus: {error}. Materialize search_model again."
             ) from error
-        lexical = LexicalRanker(LexicalIndex.load(folder / "lexical"), settings.depth) if settings.needs_lexical else None
+        lexical = LexicalRanker(LexicalIndex.load(folder / "lexical")) if settings.needs_lexical else None
         rows = corpus.select("doc_id", "title", "text", "group_id").rows()
         return cls(
             settings,

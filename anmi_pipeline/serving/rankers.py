@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from anmi_pipeline.errors import ArtifactError
-from anmi_pipeline.evaluation.tuning import fused
+from anmi_pipeline.evaluation.tuning import fused, with_tail
 from anmi_pipeline.reranking.cross_encoder import load_cross_encoder, score_pools
 from anmi_pipeline.reranking.features import FeatureModel
 from anmi_pipeline.retrieval.ann import AnnIndex, load_index, search_index
@@ -25,7 +25,6 @@ from anmi_pipeline.retrieval.lexical import LexicalIndex, document_texts
 from anmi_pipeline.retrieval.pool import build_pool, pool_documents
 from anmi_pipeline.retrieval.runs import Groups
 from anmi_pipeline.serving.config import PackageSettings
-from anmi_pipeline.tables import RUN
 from anmi_pipeline.training.checkpoints import load_retriever, read_settings
 
 Vectors = npt.NDArray[np.float32]
@@ -54,7 +53,7 @@ class Ranked:
 
     Attributes:
         run: RUN frame.
-        pool: RUN frame of the candidates that a reranker scored; None for systems without a pool.
+        pool: RUN frame of the list whose first documents a reranker scored; None for systems without a pool.
     """
 
     run: pl.DataFrame
@@ -66,11 +65,10 @@ class LexicalRanker:
     """BM25."""
 
     index: LexicalIndex
-    depth: int
 
     def __call__(self, asked: Asked) -> Ranked:
         """Rank the documents of each query."""
-        return Ranked(self.index.search(asked.query_ids, asked.texts, depth=self.depth, groups=asked.groups))
+        return Ranked(self.index.search(asked.query_ids, asked.texts, groups=asked.groups))
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class FusionRanker:
 
 @dataclass(frozen=True)
 class PoolRanker:
-    """A reranker over the candidates of the first stage.
+    """A reranker over the candidates of the first stage; the rest of the generator's list follows in its order.
 
     Attributes:
         lexical: first stage by words.
@@ -143,7 +141,8 @@ class PoolRanker:
         pool = build_pool(first_stage, self.settings.pool)
         candidates = pool.filter(pl.col(f"{self.settings.generator}_pool_rank") <= self.settings.pool_size)
         scored = self.score(candidates, dict(zip(asked.query_ids, asked.texts, strict=True)))
-        return Ranked(RUN.frame(scored), pool_documents(pool, self.settings.generator, self.settings.pool_size))
+        listing = pool_documents(pool, self.settings.generator, self.settings.depth)
+        return Ranked(with_tail(scored, listing), listing)
 
 
 def vector_ranker(folder: Path, settings: PackageSettings, embed: Embed) -> VectorRanker:
@@ -154,7 +153,7 @@ def vector_ranker(folder: Path, settings: PackageSettings, embed: Embed) -> Vect
     """
     if (folder / "index").is_dir():
         index = load_index(folder / "index")
-        return VectorRanker(embed, index.doc_ids, None, index, settings.depth)
+        return VectorRanker(embed, index.doc_ids, None, index, settings.vector_depth)
     try:
         vectors = np.load(folder / "vectors.npy", allow_pickle=False)
         doc_ids = json.loads((folder / "doc_ids.json").read_text(encoding="utf-8"))
@@ -166,7 +165,7 @@ def vector_ranker(folder: Path, settings: PackageSettings, embed: Embed) -> Vect
         raise ArtifactError(
             f"search package {folder} has {len(vectors)} vectors for {len(doc_ids)} documents. Materialize search_model again."
         )
-    return VectorRanker(embed, doc_ids, vectors, None, settings.depth)
+    return VectorRanker(embed, doc_ids, vectors, None, settings.vector_depth)
 
 
 def packaged_encoder(folder: Path, config: EncoderConfig) -> EncoderConfig:

@@ -42,7 +42,11 @@ class ListwiseKlLoss(Config):
     student_scale: float = Field(default=5.0, gt=0, description="factor on scores before the student's softmax, at the start")
     learn_scale: bool = Field(default=True, description="train the student scale; a fixed one of 20 on cosines hurts")
     infonce_weight: float = Field(default=1.0, ge=0, description="weight of the InfoNCE term; 0 leaves plain distillation")
-    scale: float = SCALE
+    positives: Literal["soft", "drawn"] = Field(
+        default="soft",
+        description="InfoNCE's positives: every document by its probability under the teacher, or the one drawn for the list",
+    )
+    scale: float = Field(default=10.0, gt=0, description="factor on cosines before the softmax of InfoNCE (1 / tau)")
     in_batch: bool = IN_BATCH
     mask_own_pool: bool = Field(default=True, description="leave out in-batch documents that were judged for the query itself")
 

@@ -85,7 +85,8 @@ def loss_parts(loss: LossConfig, batch: ListBatch, heads: Heads, alpha: float) -
         divergence = listwise_kl(batch, loss.temperature, heads.log_scale.exp())
         if not loss.infonce_weight:
             return {"loss": divergence, "kl": divergence}
-        contrast = weighted_infonce(batch, loss.scale)
+        soft = loss.positives == "soft"
+        contrast = soft_infonce(batch, loss.temperature, loss.scale) if soft else weighted_infonce(batch, loss.scale)
         return {"loss": divergence + loss.infonce_weight * contrast, "kl": divergence, "infonce": contrast}
     return {"loss": single_loss(loss, batch, heads)}
 
@@ -129,6 +130,24 @@ def weighted_infonce(batch: ListBatch, scale: float) -> "Tensor":
         others = (scale * batch.in_batch).masked_fill(~batch.in_batch_mask, -torch.inf)
         logits = torch.cat([logits, others], dim=1)
     return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
+
+
+def soft_infonce(batch: ListBatch, temperature: float, scale: float) -> "Tensor":
+    """InfoNCE whose positive is the teacher's distribution over the list, mean over lists.
+
+    Equation: -sum_i p_i log[exp(k s_i) / (sum_j exp(k s_j) + sum_m exp(k s_m))], p = softmax(T y), j over the list, m over
+    in-batch documents, k = `scale`. Ours: the positive is averaged over p instead of drawn, because the document with the highest
+    Elo is often the wrong one when few pairs were asked. With a certain teacher it is plain InfoNCE. Contrastive weights are not
+    used, the teacher grades the documents instead.
+    """
+    import torch
+
+    floor = -1e4
+    teacher = (temperature * batch.labels).masked_fill(~batch.mask, floor).softmax(dim=1)
+    logits = (scale * batch.scores).masked_fill(~batch.mask, floor)
+    if batch.in_batch is not None and batch.in_batch_mask is not None:
+        logits = torch.cat([logits, (scale * batch.in_batch).masked_fill(~batch.in_batch_mask, floor)], dim=1)
+    return -(teacher * logits.log_softmax(dim=1)[:, : teacher.shape[1]]).sum(dim=1).mean()
 
 
 def head_mse(batch: ListBatch, heads: Heads) -> "Tensor":

@@ -1,5 +1,8 @@
 """The embedded collection: documents, sentences, questions, splits, fingerprints."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import polars as pl
@@ -212,3 +215,20 @@ def test_the_corpus_does_not_depend_on_the_questions(tmp_path):
     assert sentences(one, "train").equals(sentences(two, "train"))
     assert two.qrels.filter(pl.col("query_id") == "q1").rows() == [("q1", "json.dumps", 2)]
     assert two.notes["absent_names"] == "no.such.name"
+
+
+@pytest.mark.slow
+def test_another_process_with_another_hash_seed_reads_the_same():
+    code = (
+        "import hashlib; from anmi_pipeline.collections.stdlib import StdlibSource, read_stdlib; "
+        "read = read_stdlib(StdlibSource(), data_root=None, seed=0); "
+        "tables = read.corpus, read.queries, read.qrels; "
+        "print(hashlib.sha256(''.join(table.write_json() for table in tables).encode()).hexdigest())"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1

@@ -9,7 +9,7 @@ import pytest
 from anmi_pipeline.evaluation.config import EvaluationConfig, InferenceSettings, TuningConfig
 from anmi_pipeline.evaluation.metrics import mean_metric
 from anmi_pipeline.evaluation.thresholds import certified_threshold
-from anmi_pipeline.evaluation.tuning import Cached, tuned_system
+from anmi_pipeline.evaluation.tuning import Cached, tuned_system, with_tail
 from anmi_pipeline.retrieval.fusion import min_max, rrf
 from anmi_pipeline.tables import QRELS, QUERIES, RUN, SCORES, TRIALS
 
@@ -94,8 +94,29 @@ def test_a_smaller_pool_is_chosen_when_the_reranker_is_poor(rng):
     first_stage, reranker = noisy_run(queries, qrels, 3.0, rng), noisy_run(queries, qrels, 0.8, rng)
     tuned = tuned_system(seeded(reranker), qrels, queries, CONFIG, GRID, pool=first_stage)
     assert tuned.settings.pool_size == 5
-    assert tuned.scores.group_by("query_id").len()["len"].max() == 5
-    assert tuned.scores.group_by("query_id").agg(pl.col("rank").max())["rank"].max() == 5
+    assert tuned.scores.height == reranker.height  # nothing is lost: the rest follows in the pool's order
+    query = reranker["query_id"][0]
+    order = first_stage.filter(pl.col("query_id") == query)["doc_id"].to_list()
+    ranked = tuned.scores.filter(pl.col("query_id") == query).sort("rank")
+    assert set(ranked["doc_id"][:5]) == set(order[:5])
+    assert ranked["doc_id"][5:].to_list() == order[5:]
+    assert (ranked["score"].diff().drop_nulls() <= 0).all()
+
+
+def test_the_tail_follows_the_list_and_adds_no_query():
+    scored = RUN.frame({"query_id": ["q"] * 2, "doc_id": ["b", "a"], "rank": [1, 2], "score": [0.7, 0.2]})
+    listing = RUN.frame(
+        {
+            "query_id": ["q"] * 4 + ["other"],
+            "doc_id": ["a", "x", "b", "y", "z"],
+            "rank": [1, 2, 3, 4, 1],
+            "score": [4.0, 3.0, 2.0, 1.0, 1.0],
+        }
+    )
+    joined = with_tail(scored, listing)
+    RUN.validate(joined)
+    assert joined["doc_id"].to_list() == ["b", "a", "x", "y"]
+    assert joined["score"].to_list() == [0.7, 0.2, -0.8, -1.8]
 
 
 def test_every_seed_gets_the_same_settings(rng):
@@ -132,6 +153,22 @@ def test_without_dev_queries_the_settings_stay_with_the_reason(rng):
     assert tuned.settings == InferenceSettings()
     assert "no query with a relevant document to tune on" in tuned.reason
     assert tuned.scores.equals(seeded(system))
+
+
+def test_without_dev_final_labels_the_choice_says_that_nothing_confirmed_it(rng):
+    queries, qrels = collection(rng, splits=("dev_select",))
+    system, lexical = noisy_run(queries, qrels, 1.2, rng), noisy_run(queries, qrels, 1.2, rng)
+    tuned = tuned_system(seeded(system), qrels, queries, CONFIG, GRID, lexical=lexical)
+    assert tuned.settings.fusion == "min_max"
+    assert tuned.confirmation is None
+    assert "not confirmed, because dev_final has no query" in tuned.reason
+
+
+def test_no_scores_give_no_tuned_scores(rng):
+    queries, qrels = collection(rng, n=5)
+    tuned = tuned_system(SCORES.frame(), qrels, queries, CONFIG, GRID)
+    assert tuned.scores.is_empty()
+    assert tuned.settings == InferenceSettings()
 
 
 def test_tuning_never_reads_the_test_split(rng):

@@ -68,6 +68,25 @@ def test_ordered_verdicts_and_the_audit_of_both_orders(tmp_path: Path):
     ]
 
 
+def test_an_unusable_answer_is_a_failure_and_not_a_vote(tmp_path: Path):
+    text = "query_id,first,second,verdict,round\nq,a,b,invalid,03\nq,b,a,tie,03\n"
+    config = write(tmp_path, text, "ordered.csv")
+    plan = recorded_plan(config, tmp_path)
+    evidence = evidence_for(plan)
+    with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        made, report = collect(plan, build_judges(config, evidence, 0, tmp_path), evidence, ledger, config)
+    assert JUDGMENTS.validate(made).select("p_first", "status").rows() == [(None, "no_answer"), (0.5, "ok")]
+    assert report.failed == 1
+
+
+def test_the_real_ordered_file_keeps_its_one_failure(data_root: Path):
+    config = JudgingConfig(judges=(RecordedJudge(path="battles/dl19-gpt4o/ordered.csv.gz", format="ordered"),))
+    plan = PLAN.validate(recorded_plan(config, data_root))
+    assert plan.height == 4_786
+    assert plan["audit"].mean() > 0.9
+    assert read_recorded(config.recorded[0], data_root)["p_first"].null_count() == 1
+
+
 def test_repeated_lines_are_votes_of_their_own(tmp_path: Path):
     config = write(tmp_path, HEADER + "q,a,b,left,g,0,1\nq,a,b,right,g,0,1\nq,a,b,left,g,0,1\n")
     plan = PLAN.validate(recorded_plan(config, tmp_path))

@@ -42,7 +42,8 @@ def test_features_are_centred_within_the_query(rng):
 
 def test_a_document_that_a_run_lacks_takes_the_lowest_score():
     pool = POOL.frame([
-        {"query_id": "q", "doc_id": d, "lexical_score": s, "lexical_rank": r, "dense_score": 0.5, "dense_rank": 1, "rrf_pool_score": 0.1}
+        {"query_id": "q", "doc_id": d, "lexical_score": s, "lexical_rank": r, "dense_score": 0.5, "dense_rank": 1,
+         "rrf_pool_score": 0.1}
         for d, s, r in [("a", 3.0, 1), ("b", 1.0, 2), ("c", None, None)]
     ])  # fmt: skip
     features = dict(zip(FEATURES, pool_features(pool).T, strict=True))
@@ -54,7 +55,8 @@ def test_a_document_that_a_run_lacks_takes_the_lowest_score():
 def elo_from(pool: pl.DataFrame, weights: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
     values = 1500 + pool_features(pool) @ weights + rng.normal(scale=5.0, size=pool.height)
     return ELO.frame(pool.select("query_id", "doc_id").with_columns(
-        theta=pl.lit(0.0), elo=pl.Series(values), std_error=pl.lit(50.0), rank=pl.lit(1), n_comparisons=pl.lit(8), status=pl.lit("converged")
+        theta=pl.lit(0.0), elo=pl.Series(values), std_error=pl.lit(50.0), rank=pl.lit(1), n_comparisons=pl.lit(8),
+        status=pl.lit("converged"),
     ))  # fmt: skip
 
 

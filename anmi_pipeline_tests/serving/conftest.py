@@ -8,7 +8,7 @@ import pytest
 
 from anmi_pipeline.evaluation.config import InferenceSettings
 from anmi_pipeline.evaluation.metrics import with_seed
-from anmi_pipeline.evaluation.tuning import Cached
+from anmi_pipeline.evaluation.tuning import Cached, with_tail
 from anmi_pipeline.reranking.cross_encoder import load_cross_encoder, score_pools
 from anmi_pipeline.reranking.features import FEATURES, FeatureModel
 from anmi_pipeline.retrieval.config import EncoderConfig, LexicalConfig, PoolConfig
@@ -114,17 +114,21 @@ def checkpoints(world, tmp_path_factory):
     return folder
 
 
+def scored_pool(world, checkpoints, kind):
+    if kind == "features":
+        return FeatureModel.load(checkpoints / "features").score(world.pool.filter(pl.col("rrf_pool_rank") <= POOL.size))
+    encoder = load_cross_encoder(str(checkpoints / "cross_encoder" / "encoder"), 48)
+    texts = dict(zip(world.doc_ids, document_texts(world.corpus), strict=True))
+    return score_pools(encoder, pool_documents(world.pool, "rrf", POOL.size), QUESTIONS, texts)
+
+
 def evaluated(world, checkpoints, kind):
     """The system's run as an evaluation computes it: all queries at once, on the evaluation's own frames."""
     if kind == "retriever":
         mapped = world.checkpoint.apply(world.vectors)
         return search(mapped, world.doc_ids, world.checkpoint.apply(world.query_vectors), world.query_ids, DEPTH)
-    if kind == "features":
-        return FeatureModel.load(checkpoints / "features").score(world.pool.filter(pl.col("rrf_pool_rank") <= POOL.size))
-    if kind == "cross_encoder":
-        encoder = load_cross_encoder(str(checkpoints / "cross_encoder" / "encoder"), 48)
-        texts = dict(zip(world.doc_ids, document_texts(world.corpus), strict=True))
-        return score_pools(encoder, pool_documents(world.pool, "rrf", POOL.size), QUESTIONS, texts)
+    if kind in ("features", "cross_encoder"):
+        return with_tail(scored_pool(world, checkpoints, kind), pool_documents(world.pool, "rrf", DEPTH))
     untrained = {
         "lexical": world.lexical,
         "encoder": world.dense,
@@ -135,7 +139,7 @@ def evaluated(world, checkpoints, kind):
 
 
 def tuned(world, run, settings, kind):
-    pool = pool_documents(world.pool, "rrf", POOL.size) if kind in ("features", "cross_encoder") else None
+    pool = pool_documents(world.pool, "rrf", 10) if kind in ("features", "cross_encoder") else None
     return Cached(with_seed(run), world.lexical, pool, DEPTH).apply(settings).drop("seed")
 
 
@@ -144,6 +148,7 @@ def settings_of(kind, inference=None, **changes):
         "system": kind,
         "kind": "fusion" if kind in FUSIONS else kind,
         "depth": DEPTH,
+        "dense_depth": DEPTH,
         "encoder": None if kind == "lexical" else ENCODER,
         "fixed": FUSIONS.get(kind, InferenceSettings()),
         "tuned": inference or InferenceSettings(),

@@ -16,7 +16,7 @@ from anmi_pipeline.training.loop import Watch
 CONFIG = CrossEncoderConfig(steps=6, batch_queries=4, list_size=4, save_every=2, max_tokens=32, learning_rate=1e-3)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -35,7 +35,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_bert, small_lists, texts, t
 
     def stop(metrics) -> None:
         if metrics["step"] == 5:
-            raise Killed
+            raise KilledError
 
     def train(folder: str, watch: Watch | None, state: Path | None):
         return train_cross_encoder(
@@ -43,7 +43,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_bert, small_lists, texts, t
         )
 
     train("whole", None, None)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train("killed", Watch(on_metrics=stop), tmp_path / "state")
     assert train("killed", None, tmp_path / "state").resumed_at == 4
     for file in ("encoder/model.safetensors", "head.safetensors"):
@@ -63,5 +63,6 @@ def test_saved_model_scores_the_same(tiny_bert, small_lists, texts, tmp_path: Pa
     pool = pl.DataFrame({"query_id": ["q0", "q0", "q1"], "doc_id": ["d01", "d00", "d02"]})
     first = score_pools(encoder, pool, texts["query"], texts["document"])
     again = score_pools(load_cross_encoder(str(tmp_path / "encoder"), 32), pool, texts["query"], texts["document"])
-    assert first.equals(again)
+    # Not to the bit: loaded weights lie elsewhere in memory, and the matrix product depends on their alignment.
+    assert first["score"].to_list() == pytest.approx(again["score"].to_list(), abs=1e-6)
     assert first.filter(pl.col("query_id") == "q0")["rank"].to_list() == [1, 2]

@@ -36,14 +36,14 @@ def saved(folder: Path) -> bytes:
     return (folder / "encoder" / "model.safetensors").read_bytes() + (folder / "head.safetensors").read_bytes()
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
 def kill_at(step: int) -> Watch:
     def on_metrics(metrics: Metrics) -> None:
         if metrics["step"] == step:
-            raise Killed
+            raise KilledError
 
     return Watch(on_metrics=on_metrics)
 
@@ -72,7 +72,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(load, small_lists, texts, tmp_pa
     config = CONFIG.model_copy(update={"trainable": trainable, "layers": 1})
     whole = train_encoder(small_lists, texts, load(), config, 0, tmp_path / "whole")
     state = tmp_path / "state"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_encoder(small_lists, texts, load(), config, 0, tmp_path / "killed", kill_at(step), state)
     resumed = train_encoder(small_lists, texts, load(), config, 0, tmp_path / "killed", None, state)
     assert resumed.resumed_at == (step - 1) // 2 * 2
@@ -82,7 +82,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(load, small_lists, texts, tmp_pa
 
 
 def test_state_of_another_training_is_refused(load, small_lists, texts, tmp_path: Path):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_encoder(small_lists, texts, load(), CONFIG, 0, tmp_path / "a", kill_at(4), tmp_path / "state")
     with pytest.raises(ArtifactError, match="is the state of another training"):
         train_encoder(small_lists, texts, load(), CONFIG, 1, tmp_path / "b", None, tmp_path / "state")

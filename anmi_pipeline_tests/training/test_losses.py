@@ -19,9 +19,17 @@ from anmi_pipeline.training.config import (
     MarginMseLoss,
     MseLoss,
 )
-from anmi_pipeline.training.losses import Heads, ListBatch, listwise_kl, loss_parts, margin_mse, weighted_infonce
+from anmi_pipeline.training.losses import Heads, ListBatch, listwise_kl, loss_parts, margin_mse, soft_infonce, weighted_infonce
 
-EVERY: list[LossConfig] = [HybridLoss(), ListwiseKlLoss(), InfoNceLoss(), MseLoss(), MarginMseLoss(), BceLoss()]
+EVERY: list[LossConfig] = [
+    HybridLoss(),
+    ListwiseKlLoss(),
+    ListwiseKlLoss(positives="drawn"),
+    InfoNceLoss(),
+    MseLoss(),
+    MarginMseLoss(),
+    BceLoss(),
+]
 
 
 def heads() -> Heads:
@@ -75,6 +83,28 @@ def test_hybrid_at_alpha_one_is_infonce_and_at_zero_is_mse():
     parts = loss_parts(HybridLoss(), batch, heads(), 0.7)
     assert torch.allclose(parts["loss"], 0.7 * infonce + 0.3 * mse)
     assert set(parts) == {"loss", "infonce", "mse"}
+
+
+def test_soft_infonce_with_a_certain_teacher_is_infonce():
+    batch = batch_of(2)
+    certain = torch.full_like(batch.labels, -40.0)
+    certain[:, 0] = 40.0
+    plain = replace(batch, weights=torch.ones_like(batch.weights))
+    assert torch.allclose(soft_infonce(replace(batch, labels=certain), 2.3, 20.0), weighted_infonce(plain, 20.0))
+
+
+def test_soft_infonce_against_the_equation():
+    batch = batch_of(4)
+    losses = []
+    for i in range(4):
+        own = [j for j in range(6) if batch.mask[i, j]]
+        total = sum(math.exp(7 * batch.scores[i, j]) for j in own)
+        total += sum(math.exp(7 * batch.in_batch[i, j]) for j in range(3) if batch.in_batch_mask[i, j])
+        teacher = [math.exp(2 * batch.labels[i, j]) for j in own]
+        losses.append(
+            -sum(p / sum(teacher) * (7 * float(batch.scores[i, j]) - math.log(total)) for p, j in zip(teacher, own, strict=True))
+        )
+    assert float(soft_infonce(batch, 2.0, 7.0)) == pytest.approx(sum(losses) / 4)
 
 
 def test_kl_is_zero_for_the_teachers_own_scores_and_positive_otherwise():
