@@ -1,7 +1,7 @@
 """The `anmi` command: thin, one function per subcommand.
 
-Belongs here: arguments, exit codes. Does not: work (the packages), looks (`console.py`). Dagster is imported by the commands that run
-something, through `defs/launch.py`. Exit codes: 0 done, 1 a run or the store failed, 2 the input is wrong.
+Belongs here: arguments, exit codes. Does not: work (the packages), looks (`console.py`). Dagster is imported by the commands
+that run something, through `defs/launch.py`. Exit codes: 0 done, 1 a run or the store failed, 2 the input is wrong.
 """
 
 import os

@@ -59,8 +59,8 @@ def digest_file(path: Path) -> Digest:
 def digest_table(table: pl.DataFrame, spec: TableSpec) -> Digest:
     """sha256 over a table's content columns, rows sorted by key, as uncompressed Arrow IPC.
 
-    Every column is brought to a form without undefined bytes first: Arrow leaves the bytes under a null and the bits behind the last
-    boolean undefined, and string views depend on how the strings were made, so the frame's own bytes would not be canonical.
+    Every column is brought to a form without undefined bytes first: Arrow leaves the bytes under a null and the bits behind the
+    last boolean undefined, and string views depend on how the strings were made, so the frame's own bytes are not canonical.
 
     Raises:
         InputError: a column's type has no canonical form.

@@ -4,7 +4,7 @@ Belongs here: the lineage tree, verification, collection of garbage. Does not: w
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,9 +13,10 @@ from upath import UPath
 
 from anmi_pipeline import tables
 from anmi_pipeline.digests import build_key, digest_bytes, digest_table
-from anmi_pipeline.errors import ArtifactError, InputError
-from anmi_pipeline.records import Record, Records
-from anmi_pipeline.store import MANIFEST, Artifact, Store, read_sealed
+from anmi_pipeline.errors import ArtifactError, InputError, nearest
+from anmi_pipeline.records import Record, Records, asset_of
+from anmi_pipeline.sealing import is_local, is_partial, read_sealed
+from anmi_pipeline.store import MANIFEST, Artifact, Store, identity
 from anmi_pipeline.tables import TableSpec
 
 SPECS: dict[str, TableSpec] = {spec.name: spec for spec in vars(tables).values() if isinstance(spec, TableSpec)}
@@ -52,10 +53,10 @@ class Damage:
 
 def lineage(records: Records, record: Record, name: str | None = None, digest: str | None = None) -> Node:
     """The tree of everything a build was made from."""
-    memo: dict[tuple[str, str], Node] = {}
+    memo: dict[tuple[str, str, str], Node] = {}
 
     def grow(name: str, digest: str, record: Record | None) -> Node:
-        key = (name, record.build_key if record else digest)
+        key = (name, digest, record.build_key if record else "")
         if key not in memo:
             upstream = sorted(record.upstream.items()) if record else []
             parents = tuple(grow(parent, entry.digest, records.parent(parent, entry)) for parent, entry in upstream)
@@ -66,23 +67,62 @@ def lineage(records: Records, record: Record, name: str | None = None, digest: s
 
 
 def find_record(records: Records, wanted: str) -> Record:
-    """The record of a checkpoint (or any artifact) given as a digest prefix, a path of the store or `asset:partition`.
+    """The newest record of a checkpoint (or any artifact) given as a digest prefix, a path of the store or `asset:partition`.
 
     Raises:
         InputError: nothing, or more than one object, fits.
     """
     text = wanted.rstrip("/")
-    if ":" in text and not text.startswith("/"):
-        asset, partition = text.split(":", maxsplit=1)
-        current = records.current(asset, partition)
-        if current is None:
-            raise InputError(f"{asset} of {partition} was never materialised. `anmi lineage` without an argument lists what was.")
-        return current
-    prefix = text.rsplit("/", maxsplit=1)[-1]
-    found = [record for _, record in records.all() if record and prefix and record.digest.startswith(prefix)]
-    digests = sorted({record.digest for record in found})
-    if len(digests) != 1:
-        problem = f"fits {len(digests)} objects; give more digits" if digests else "fits no object"
+    asset, colon, partition = text.partition(":")
+    if colon and "/" not in asset and not partition.startswith("//"):
+        return current_record(records, asset, partition)
+    steps = text.split("/")
+    room = next((number for number in reversed(range(len(steps))) if steps[number] in ("objects", "records", "refs")), None)
+    if room is not None and len(steps) - room >= 3:
+        return record_at(records, wanted, steps[room:])
+    return only(wanted, [record for _, record in records.all() if record and text and record.digest.startswith(text)])
+
+
+def current_record(records: Records, asset: str, partition: str) -> Record:
+    """The record that a ref names.
+
+    Raises:
+        InputError: there is no such ref; the nearest is offered.
+    """
+    current = records.current(asset, partition)
+    if current is None:
+        hint = nearest(f"{asset}:{partition}", (f"{name}:{key}" for name, key in records.refs())).partition(" Known:")[0]
+        raise InputError(
+            f"{asset} of {partition} was never materialised.{hint} `anmi lineage` without an argument lists what was."
+        )
+    return current
+
+
+def record_at(records: Records, wanted: str, steps: Sequence[str]) -> Record:
+    """The record that a path of the store belongs to: (objects, asset, digest, ...), (records, asset, partition, file) or a ref.
+
+    Raises:
+        InputError: no record belongs to it.
+    """
+    room, asset, name = steps[:3]
+    if room == "refs":
+        return current_record(records, asset, name.replace("--", "|"))
+    of_asset = [(path, record) for path, record in records.all() if record and record.asset == asset]
+    if room == "objects":
+        return only(wanted, [record for _, record in of_asset if record.digest == name])
+    return only(wanted, [record for path, record in of_asset if [path.parent.name, path.name] == list(steps[2:4])])
+
+
+def only(wanted: str, found: Sequence[Record]) -> Record:
+    """The newest of some records of one object.
+
+    Raises:
+        InputError: there are none, or they are of several objects.
+    """
+    objects = sorted({f"{record.asset} {record.digest[:12]}" for record in found})
+    if len(objects) != 1:
+        some = ", ".join(objects[:5]) + (", ..." if len(objects) > 5 else "")
+        problem = f"fits {len(objects)} objects ({some})" if objects else "fits no object"
         raise InputError(
             f'"{wanted}" {problem}. Give a digest, a path in the store, or asset:partition such as checkpoint:stdlib|anmi.'
         )
@@ -90,41 +130,51 @@ def find_record(records: Records, wanted: str) -> Record:
 
 
 def verify(records: Records) -> Iterator[Damage]:
-    """Recompute every seal, file hash, content digest and build key of the store; yield what does not hold."""
+    """Recompute every seal, file hash, content digest and build key of the store; yield what does not hold.
+
+    A file is named for its own fault: what only points to a damaged file is not.
+    """
     yield from damaged_refs(records)
     for path, record in records.all():
         if record is None:
-            yield Damage(str(path), "record is torn or changed")
+            yield Damage(str(path), "record is torn or changed, or of another version's form")
         else:
-            yield from damaged_record(records.store, path, record)
+            yield from damaged_record(records, path, record)
     for asset, digest, path in records.store.objects():
         yield from damaged_object(records.store, asset, digest, path)
 
 
 def damaged_refs(records: Records) -> Iterator[Damage]:
-    """Refs that are torn or name a record that is gone."""
-    top = records.root / "refs"
-    for path in sorted(top.rglob("*")) if top.exists() else ():
-        if path.is_file() and not is_partial(path):
-            target = read_sealed(path)
-            if target is None:
-                yield Damage(str(path), "ref is torn or changed")
-                continue
-            try:
-                records.current(str(target["asset"]), path.name.replace("--", "|"))
-            except ArtifactError:
-                yield Damage(str(path), "ref names a record that is absent or damaged")
+    """Refs that are torn, of another asset, or name a record that is gone."""
+    for path in records.ref_files():
+        target = cast("dict[str, str] | None", read_sealed(path))
+        if target is None:
+            yield Damage(str(path), "ref is torn or changed")
+        elif target["asset"] != path.parent.name:
+            yield Damage(str(path), f"ref is one of {target['asset']}")
+        elif not exists(records.places(target["asset"], target["partition"], target["build_key"], target["digest"])):
+            yield Damage(str(path), f"ref names a record that is absent (build {target['build_key'][:12]})")
 
 
-def damaged_record(store: Store, path: UPath, record: Record) -> Iterator[Damage]:
-    """A record whose build key does not follow from its content, or whose object is not there."""
+def damaged_record(records: Records, path: UPath, record: Record) -> Iterator[Damage]:
+    """A record whose build key does not follow from its content, in another's place, or whose object or parents are not there."""
     digests = {name: upstream.digest for name, upstream in record.upstream.items()}
     config = cast("Mapping[str, None]", record.config)
     key = build_key(record.asset, record.partition, record.code_version, config, record.seeds, digests)
     if key != record.build_key:
         yield Damage(str(path), f"build key {record.build_key[:12]} does not follow from its content ({key[:12]})")
-    if read_sealed(store.object_path(record.asset, record.digest) / MANIFEST) is None:
-        yield Damage(str(path), f"its object {record.digest[:12]} is absent, incomplete or has a damaged manifest")
+    if path not in records.places(record.asset, record.partition, record.build_key, record.digest):
+        yield Damage(str(path), f"record is one of {record.asset}, build {record.build_key[:12]}")
+    if not (records.store.object_path(record.asset, record.digest) / MANIFEST).exists():
+        yield Damage(str(path), f"its object {record.digest[:12]} is absent or incomplete")
+    for name, upstream in record.upstream.items():
+        if not exists(records.places(asset_of(name), upstream.partition, upstream.build_key, upstream.object)):
+            yield Damage(str(path), f"its parent {name} {upstream.digest[:12]} has no record (build {upstream.build_key[:12]})")
+
+
+def exists(places: Iterable[UPath]) -> bool:
+    """Whether a file is at any of some places."""
+    return any(path.exists() for path in places)
 
 
 def damaged_object(store: Store, asset: str, digest: str, path: UPath) -> Iterator[Damage]:
@@ -132,20 +182,34 @@ def damaged_object(store: Store, asset: str, digest: str, path: UPath) -> Iterat
 
     An object without a manifest was never finished: nobody can read it, `anmi gc` removes it, and it is not damage.
     """
-    if not (path / MANIFEST).exists():
+    manifest = path / MANIFEST
+    if not manifest.exists():
         return
-    if read_sealed(path / MANIFEST) is None:
-        yield Damage(str(path / MANIFEST), "manifest is torn or changed")
+    if read_sealed(manifest) is None:
+        yield Damage(str(manifest), "manifest is torn or changed")
+        yield from unconfirmed(path)
         return
     artifact = store.get(asset, digest)
+    if (artifact.manifest["asset"], artifact.manifest["digest"], identity(artifact.manifest)) != (asset, digest, digest):
+        yield Damage(str(manifest), f"manifest is one of {artifact.manifest['asset']} {str(artifact.manifest['digest'])[:12]}")
     files = cast("dict[str, dict[str, str]]", artifact.manifest["files"])
     for name, entry in files.items():
-        if not (path / name).exists():
+        if not (path / name).is_file():
             yield Damage(str(path / name), "file is absent")
         elif digest_bytes((path / name).read_bytes()) != entry["sha256"]:
             yield Damage(str(path / name), "content differs from its manifest")
         else:
             yield from damaged_table(artifact, name)
+
+
+def unconfirmed(path: UPath) -> Iterator[Damage]:
+    """Files of an object whose hash does not stand anywhere in its damaged manifest: they may be damaged too."""
+    known = (path / MANIFEST).read_bytes()
+    for file in sorted(path.rglob("*"), key=str):
+        if not file.is_file() or file.name == MANIFEST or is_partial(file):
+            continue
+        if digest_bytes(file.read_bytes()).encode() not in known:
+            yield Damage(str(file), "its damaged manifest does not confirm its content")
 
 
 def damaged_table(artifact: Artifact, name: str) -> Iterator[Damage]:
@@ -155,45 +219,59 @@ def damaged_table(artifact: Artifact, name: str) -> Iterator[Damage]:
         for part in parts.values():
             if part["file"] == name and table in SPECS:
                 frame = pl.read_parquet(io.BytesIO((artifact.path / name).read_bytes()))
-                if digest_table(frame, SPECS[table]) != part["digest"]:
+                if not set(SPECS[table].content) <= set(frame.columns) or digest_table(frame, SPECS[table]) != part["digest"]:
                     yield Damage(str(artifact.path / name), "rows do not give the digest in the manifest")
-
-
-def is_partial(path: UPath) -> bool:
-    """Whether a file is what a killed writer left behind."""
-    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def garbage(records: Records, *, history: bool = False) -> Iterator[UPath]:
     """Folders and files that nothing needs: unfinished objects, partial files, objects without a record.
 
+    What is damaged is kept: it may be all that is left of something. While a record of an asset is damaged, every finished
+    object of that asset may be the one it named and is kept as well.
+
     Args:
         records: the store's records.
         history: also objects and records that no ref reaches (old Elo tables and the models trained on them are history).
+
+    Raises:
+        ArtifactError: with `history`, a ref or an ancestor is damaged, so that nobody can tell what is still reached.
     """
-    top = records.root
-    for room in ("objects", "records", "refs"):
-        if (top / room).exists():
-            yield from (path for path in sorted((top / room).rglob(".*.partial")) if is_partial(path))
-    named = {(record.asset, record.digest) for _, record in records.all() if record}
     reached = reachable(records) if history else None
+    for room in ("objects", "records", "refs"):
+        top = records.root / room
+        yield from (path for path in sorted(top.rglob(".*.partial"), key=str) if is_partial(path)) if top.exists() else ()
+    filed = list(records.all())
+    named = {(record.asset, record.digest) for _, record in filed if record}
+    unsure = {path.parent.parent.name for path, record in filed if record is None}
     for asset, digest, path in records.store.objects():
-        unfinished = read_sealed(path / MANIFEST) is None
-        if unfinished or (asset, digest) not in named or (reached is not None and (asset, digest) not in reached):
+        unfinished = not (path / MANIFEST).exists()
+        nameless = (asset, digest) not in named and asset not in unsure
+        if unfinished or nameless or (reached is not None and (asset, digest) not in reached):
             yield path
     if reached is not None:
-        yield from (path for path, record in records.all() if record and (record.asset, record.digest) not in reached)
+        yield from (path for path, record in filed if record and (record.asset, record.digest) not in reached)
 
 
 def reachable(records: Records) -> set[tuple[str, str]]:
-    """(asset, digest) of everything that a ref names, and their ancestors."""
+    """(asset, digest) of everything that a ref names, and their ancestors.
+
+    Raises:
+        ArtifactError: a ref is damaged, or an ancestor has no readable record.
+    """
     reached: set[tuple[str, str]] = set()
     for asset, partition in records.refs():
         record = records.current(asset, partition)
-        if record is not None:
-            for node in lineage(records, record).walk():
-                if node.record is not None:
-                    reached.add((node.record.asset, node.record.digest))
+        if record is None:
+            raise ArtifactError(
+                f"the ref of {asset} for {partition} is damaged. Materialise {asset} again before removing history."
+            )
+        for node in lineage(records, record).walk():
+            if node.record is None:
+                raise ArtifactError(
+                    f"{asset} of {partition} was made from {node.name} {node.digest[:12]}, whose record is absent or damaged. "
+                    f"Materialise {asset_of(node.name)} again before removing history."
+                )
+            reached.add((node.record.asset, node.record.digest))
     return reached
 
 
@@ -202,11 +280,11 @@ def remove(path: UPath) -> None:
     if not path.is_dir():
         path.unlink()
         return
+    below = sorted(path.rglob("*"), key=lambda file: len(file.parts), reverse=True)
+    files = [file for file in below if file.is_file()]
     # The manifest first: a folder that is half deleted must not look like an object.
-    manifest = path / MANIFEST
-    if manifest.exists():
-        manifest.unlink()
-    for inner in sorted(path.rglob("*"), key=lambda file: len(file.parts), reverse=True):
-        inner.rmdir() if inner.is_dir() else inner.unlink()
-    if path.exists():
-        path.rmdir()
+    for file in sorted(files, key=lambda file: file != path / MANIFEST):
+        file.unlink()
+    if is_local(path):
+        for folder in (*(folder for folder in below if folder not in files), path):
+            folder.rmdir()

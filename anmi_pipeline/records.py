@@ -18,8 +18,9 @@ from upath import UPath
 
 from anmi_pipeline.digests import Digest, Json, build_key
 from anmi_pipeline.errors import ArtifactError
+from anmi_pipeline.sealing import folders, is_partial, read_sealed, seal, write_bytes
 from anmi_pipeline.settings import Config
-from anmi_pipeline.store import Artifact, Store, folders, is_partial, read_sealed, seal, write_bytes
+from anmi_pipeline.store import Artifact, Store
 
 PACKAGES = (
     "anmi-pipeline",
@@ -98,8 +99,8 @@ class Records:
     def find(self, asset: str, partition: str, key: str) -> Record | None:
         """The complete record of a build key, or None: a record counts only while its object is complete.
 
-        A build that is not deterministic has several: the newest counts, which is the one that the refs name. Otherwise the run after
-        a rebuild would go back to the first digest.
+        A build that is not deterministic has several: the newest counts, which is the one that the refs name. Otherwise the run
+        after a rebuild would go back to the first digest.
         """
         found = [record for record in self.of_build(asset, partition, key) if self.store.has(asset, record.digest)]
         return max(found, key=lambda record: record.created_at, default=None)
@@ -160,8 +161,7 @@ class Records:
 
     def parent(self, name: str, upstream: Upstream) -> Record | None:
         """The record of an upstream, None when it has been collected or damaged."""
-        asset = name.split("@", maxsplit=1)[0].split("#", maxsplit=1)[0]
-        return self.named(asset, upstream.partition, upstream.build_key, upstream.object)
+        return self.named(asset_of(name), upstream.partition, upstream.build_key, upstream.object)
 
     def named(self, asset: str, partition: str, key: str, digest: str) -> Record | None:
         """The record of a build key that gave this object, None when it is absent or damaged."""
@@ -213,6 +213,15 @@ def file_name(partition: str) -> str:
     return partition.replace("|", "--")
 
 
+def asset_of(name: str) -> str:
+    """Asset of an upstream's name.
+
+    >>> asset_of("queries#train"), asset_of("scores@scifact|anmi"), asset_of("queries#test@scifact")
+    ('queries', 'scores', 'queries')
+    """
+    return name.split("@", maxsplit=1)[0].split("#", maxsplit=1)[0]
+
+
 def upstream_of(record: Record, artifact: Artifact, part: str | None = None) -> Upstream:
     """The input entry for reading an artifact, or one part of it."""
     return Upstream(
@@ -232,8 +241,8 @@ def environment(device: str, threads: int) -> dict[str, str]:
 
 
 def now() -> str:
-    """UTC time for records."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    """UTC time for records, fine enough to order two builds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def parts_read(asset: str, parts: Sequence[str] | None) -> list[tuple[str, str | None]]:

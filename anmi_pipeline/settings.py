@@ -34,26 +34,37 @@ class Settings(Config):
         """Read ANMI_HOME, ANMI_CONF, ANMI_DATA and the URL overrides.
 
         Raises:
-            InputError: ANMI_CONF or ANMI_DATA names a folder that does not exist.
+            InputError: ANMI_CONF or ANMI_DATA names a folder that does not exist, or ANMI_HOME a file.
         """
-        home = Path(environment.get("ANMI_HOME", ".anmi")).expanduser().resolve()
+        home = Path(environment.get("ANMI_HOME") or ".anmi").expanduser().resolve()
+        if home.exists() and not home.is_dir():
+            raise InputError(f"ANMI_HOME is {home}, which is not a folder. Set it to a folder, which may be new, or unset it.")
         conf = folder(environment, "ANMI_CONF")
         data = folder(environment, "ANMI_DATA")
         return cls(
             home=home,
             conf=conf,
             data=data,
-            store_url=environment.get("ANMI_STORE", str(home)),
-            ledger_url=environment.get("ANMI_LEDGER", f"sqlite:///{home / 'ledger.db'}"),
-            tracking_url=environment.get("ANMI_MLFLOW", f"sqlite:///{home / 'mlflow.db'}"),
-            dagster_url=environment.get("ANMI_DAGSTER_UI", "http://127.0.0.1:3000"),
-            mlflow_ui_url=environment.get("ANMI_MLFLOW_UI", "http://127.0.0.1:5000"),
+            store_url=absolute(environment.get("ANMI_STORE") or str(home)),
+            ledger_url=environment.get("ANMI_LEDGER") or f"sqlite:///{home / 'ledger.db'}",
+            tracking_url=environment.get("ANMI_MLFLOW") or f"sqlite:///{home / 'mlflow.db'}",
+            dagster_url=environment.get("ANMI_DAGSTER_UI") or "http://127.0.0.1:3000",
+            mlflow_ui_url=environment.get("ANMI_MLFLOW_UI") or "http://127.0.0.1:5000",
         )
 
     @property
     def dagster_home(self) -> Path:
         """The DAGSTER_HOME that every command of ours sets."""
         return self.home / "dagster"
+
+
+def absolute(url: str) -> str:
+    """A folder as an absolute path, so that it stays the same wherever a command is called; a URL as it is.
+
+    >>> absolute("s3://bucket/anmi"), absolute("/srv/anmi")
+    ('s3://bucket/anmi', '/srv/anmi')
+    """
+    return url if "://" in url else str(Path(url).expanduser().resolve())
 
 
 def folder(environment: Mapping[str, str], variable: str) -> Path | None:

@@ -1,7 +1,7 @@
 """DuckDB over the current artifacts: one view per stored table.
 
 Belongs here: naming and making the views. Does not: printing. A view unites the partitions of an asset's current refs, with the
-partition as a column: `elo_table`, `leaderboard`, and `leaderboard_per_query` for the second table of an asset.
+partition as a column: `elo_table` for a table named like its asset or alone in it, `leaderboard_per_query` for the others.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -27,8 +27,8 @@ def query(records: Records, statement: str) -> pl.DataFrame:
     with duckdb.connect() as connection:
         create_views(connection, records)
         try:
-            return cast("pl.DataFrame", pl.from_arrow(connection.execute(statement).to_arrow_table()))
-        except duckdb.Error as error:
+            return cast("pl.DataFrame", pl.from_arrow(connection.sql(f"from ({statement})").to_arrow_table()))
+        except (duckdb.Error, pl.exceptions.DuplicateError) as error:
             raise InputError(f"the statement fails: {str(error).strip()}. `select * from tables` lists the views.") from error
 
 
@@ -55,8 +55,8 @@ def table_files(records: Records) -> dict[str, list[tuple[str, list[str]]]]:
         if record is None:
             continue
         artifact = records.store.get(asset, record.digest)
-        for position, table in enumerate(artifact.rows):
-            name = asset if position == 0 else f"{asset}_{table}"
+        for table in artifact.rows:
+            name = asset if table == asset or len(artifact.rows) == 1 else f"{asset}_{table}"
             files.setdefault(name, []).append((partition, part_paths(artifact, table)))
     return files
 

@@ -1,30 +1,28 @@
 """Immutable objects by content digest, in a local folder or any fsspec URL.
 
-Belongs here: writing and reading objects, sealed JSON files, the order of writes. Does not: who built an object from what
-(`records.py`), nor what a table means (`tables.py`).
+Belongs here: writing and reading objects, the order of writes. Does not: single files (`sealing.py`), who built an object from
+what (`records.py`), nor what a table means (`tables.py`).
 
 An object is `objects/<asset>/<digest>/`: parquet tables (whole or in parts by query split), files, `facts` (small results that
 are content) and `manifest.json`, written last: an object without a valid manifest does not exist for readers. A second writer of
 equal content is a no-op; it waits for the first one when the store is local.
 """
 
-import errno
 import io
-import json
 from collections.abc import Generator, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import cast
-from uuid import uuid4
 
 import polars as pl
 from filelock import FileLock
 from upath import UPath
 
-from anmi_pipeline.digests import Digest, Json, canonical_json, digest_bytes, digest_json, digest_safetensors, digest_table
+from anmi_pipeline.digests import Digest, Json, digest_bytes, digest_json, digest_safetensors, digest_table
 from anmi_pipeline.errors import ArtifactError
+from anmi_pipeline.sealing import folders, is_local, read_sealed, seal, unwritable, write_bytes
 from anmi_pipeline.tables import TableSpec
 
 MANIFEST = "manifest.json"
@@ -163,7 +161,8 @@ class Store:
 
     def __init__(self, url: str) -> None:
         """Open the store; nothing is created until something is written."""
-        self.root = UPath(url)
+        # A kept listing would hide what another process has written since.
+        self.root = UPath(url, use_listings_cache=False) if "://" in url else UPath(url)
 
     def object_path(self, asset: str, digest: str) -> UPath:
         """Folder of an object."""
@@ -235,8 +234,9 @@ class Store:
     def writing(self, asset: str) -> Generator[None]:
         """Let one local process at a time write objects of an asset.
 
-        Two builds of equal content may differ in incidental files: if both wrote at once, one's files could end beside the other's
-        manifest. An object store has no locks; there the last writer's files and manifest stand unless both write in the same moment.
+        Two builds of equal content may differ in incidental files: if both wrote at once, one's files could end beside the
+        other's manifest. An object store has no locks: there two writers in the same moment can leave such a mix, and `verify`
+        says so.
 
         Raises:
             ArtifactError: the store refuses the write.
@@ -277,11 +277,6 @@ def identity(manifest: Mapping[str, Json]) -> Digest:
     )
 
 
-def folders(top: UPath) -> list[UPath]:
-    """The folders in a folder, in name order; none when it is not there."""
-    return [path for path in sorted(top.iterdir(), key=lambda path: path.name) if path.is_dir()] if top.exists() else []
-
-
 def table_file(table: Table, part: str) -> str:
     """File name of a table's part inside its object."""
     return f"{table.spec.name}.parquet" if part == WHOLE else f"{table.spec.name}/{part}.parquet"
@@ -318,76 +313,3 @@ def file_entry(name: str, data: bytes, content: Content) -> dict[str, Json]:
     else:
         digest = digest_safetensors(io.BytesIO(data)) if name.endswith(".safetensors") else plain
     return {"sha256": plain, "size": len(data), "digest": digest}
-
-
-def is_partial(path: UPath) -> bool:
-    """Whether a file is what a killed writer left behind."""
-    return path.name.startswith(".") and path.name.endswith(".partial")
-
-
-def seal(value: Json) -> bytes:
-    """JSON whose own hash stands in front, so that any changed byte shows."""
-    body = canonical_json(value)
-    return b'{"seal":"' + digest_bytes(body).encode() + b'","body":' + body + b"}\n"
-
-
-def read_sealed(path: UPath) -> dict[str, Json] | None:
-    """Read a sealed file; None when it is absent, torn or changed.
-
-    Raises:
-        ArtifactError: it is there but cannot be read.
-    """
-    try:
-        raw = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}. Fix its permissions or the disk.") from error
-    head, tail = b'{"seal":"', b"}\n"
-    body = raw[len(head) + 64 + len(b'","body":') : -len(tail)]
-    if raw != head + digest_bytes(body).encode() + b'","body":' + body + tail:
-        return None
-    return cast("dict[str, Json]", json.loads(body))
-
-
-def is_local(path: UPath) -> bool:
-    """Whether a path is on the local file system."""
-    return path.protocol in ("", "file", "local")
-
-
-def write_bytes(path: UPath, data: bytes) -> None:
-    """Write a file so that a reader sees the old bytes or the new ones.
-
-    Locally by a temporary name and a replace; an object store's put is atomic by itself.
-
-    Raises:
-        ArtifactError: the disk is full or the store refuses the write.
-    """
-    try:
-        if not is_local(path):
-            path.write_bytes(data)
-            return
-        target = Path(str(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{uuid4().hex}.partial")
-        try:
-            partial.write_bytes(data)
-            partial.replace(target)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise ArtifactError(unwritable(path, error)) from error
-
-
-def unwritable(path: UPath, error: OSError) -> str:
-    """What stops the store from being written, and what to do."""
-    remedy = {
-        errno.ENOSPC: "The disk is full: free space and run again; finished work is kept.",
-        errno.EFBIG: "The file size limit is reached: raise it (ulimit -f) and run again; finished work is kept.",
-        errno.EDQUOT: "The quota is used up: free space and run again; finished work is kept.",
-        errno.EROFS: "The store is read-only: set ANMI_HOME or ANMI_STORE to a folder that can be written.",
-        errno.EACCES: "The store refuses writing: fix its permissions or set ANMI_HOME to a folder that can be written.",
-        errno.EPERM: "The store refuses writing: fix its permissions or set ANMI_HOME to a folder that can be written.",
-    }.get(error.errno or 0, "Check the store and run again; finished work is kept.")
-    return f"cannot write {path}: {error.strerror or error}. {remedy}"

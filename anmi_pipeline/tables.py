@@ -59,9 +59,7 @@ class TableSpec:
         Raises:
             InputError: a column that must be there is absent, or a value does not fit its type.
         """
-        given = (
-            rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows if rows is not None else {}, infer_schema_length=None)
-        )
+        given = self.given(rows)
         absent = [c.name for c in self.columns if c.name not in given.columns and not c.nullable]
         if absent and (given.width or given.height):
             raise InputError(f"table {self.name} lacks column(s) {', '.join(absent)}; it has {', '.join(given.columns)}.")
@@ -73,7 +71,33 @@ class TableSpec:
             shaped = given.select(columns) if given.width else pl.DataFrame(schema=self.schema)
         except pl.exceptions.PolarsError as error:
             raise InputError(f"table {self.name}: a value does not fit its column's type: {error}") from error
+        self.refuse_cut(given, shaped)
         return shaped.sort(self.key)
+
+    def given(self, rows: Rows) -> pl.DataFrame:
+        """Rows in any form as a frame of whatever types they have.
+
+        Raises:
+            InputError: the values of one column have several types.
+        """
+        if isinstance(rows, pl.DataFrame):
+            return rows
+        try:
+            return pl.DataFrame(rows if rows is not None else {}, infer_schema_length=None)
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+            raise InputError(f"table {self.name}: the values of a column do not have one type: {error}") from error
+
+    def refuse_cut(self, given: pl.DataFrame, shaped: pl.DataFrame) -> None:
+        """Refuse a number that a cast to whole numbers would cut: polars does so without a word.
+
+        Raises:
+            InputError: names the column and the first such value.
+        """
+        for name, dtype in self.schema.items():
+            if name in given.columns and dtype.is_integer() and given.schema[name].is_float():
+                cut = given[name].filter(given[name] != given[name].cast(dtype).cast(given.schema[name]))
+                if len(cut):
+                    raise InputError(f"table {self.name}: column {name} holds {cut[0]}, which is not a whole number.")
 
     def validate(self, table: pl.DataFrame) -> pl.DataFrame:
         """Return the table when it keeps the declaration: columns, types, no forbidden null, unique key.

@@ -6,6 +6,7 @@ mlflow is imported when a run is opened: it costs a second.
 
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 """Metrics that one MLflow request may carry."""
+PARAMETER_BATCH = 100
+"""Parameters that one MLflow request may carry."""
 LONGEST_PARAMETER = 6000
 """MLflow refuses longer parameter values."""
+HOST, PID, PROCESS_START = "anmi.host", "anmi.pid", "anmi.process_start"
+"""Tags that say which process a run belongs to; a process id means nothing on another machine."""
 
 
 class TrackedRun:
@@ -127,14 +132,17 @@ class Tracker:
             params: the resolved settings.
             tags: the Dagster run, asset and partition, and the digests it reads.
         """
+        from mlflow.entities import Param
+
         client = self.client()
         experiment_id = self.experiment(client, experiment)
-        process = {"anmi.pid": str(os.getpid()), "anmi.process_start": process_start(os.getpid())}
+        process = {HOST: platform.node(), PID: str(os.getpid()), PROCESS_START: process_start(os.getpid())}
         created = client.create_run(experiment_id, run_name=name, tags={**tags, **process})
         run = TrackedRun(client, created.info.run_id, experiment_id, self.settings.mlflow_ui_url)
-        for key, value in flatten(params):
-            client.log_param(run.run_id, key, value[:LONGEST_PARAMETER])
+        entities = [Param(key, value[:LONGEST_PARAMETER]) for key, value in flatten(params)]
         try:
+            for start in range(0, len(entities), PARAMETER_BATCH):
+                client.log_batch(run.run_id, params=entities[start : start + PARAMETER_BATCH])
             yield run
         except BaseException:
             client.set_terminated(run.run_id, "FAILED")
@@ -142,15 +150,16 @@ class Tracker:
         client.set_terminated(run.run_id, "FINISHED")
 
     def close_dead_runs(self) -> list[str]:
-        """End runs that a killed process left RUNNING; returns their ids."""
+        """End runs that a killed process of this machine left RUNNING; returns their ids."""
         if self.url.startswith("sqlite:///") and not Path(self.url.removeprefix("sqlite:///")).exists():
             return []
         client = self.client()
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         dead = [
             run.info.run_id
-            for run in client.search_runs(experiments, "attributes.status = 'RUNNING' AND tags.`anmi.pid` != ''")
-            if not is_alive(run.data.tags["anmi.pid"], run.data.tags.get("anmi.process_start", ""))
+            for run in client.search_runs(experiments, f"attributes.status = 'RUNNING' AND tags.`{PID}` != ''")
+            if run.data.tags.get(HOST) == platform.node()
+            and not is_alive(run.data.tags[PID], run.data.tags.get(PROCESS_START, ""))
         ]
         for run_id in dead:
             client.set_terminated(run_id, "KILLED")
@@ -175,10 +184,22 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
 def process_start(pid: int) -> str:
     """Start time of a process, so that a recycled pid is not taken for the same process; empty where /proc is absent."""
     try:
-        # The command name in field 2 may hold spaces and brackets: the start time is the 20th field after its closing bracket.
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
+        return process_fields(pid)[19]
     except OSError:
         return ""
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended and only its parent has not looked yet; False where /proc is absent."""
+    try:
+        return process_fields(pid)[0] in ("Z", "X")
+    except OSError:
+        return False
+
+
+def process_fields(pid: int) -> list[str]:
+    """Fields of /proc/pid/stat from the third, the state, on: the command name before them may hold spaces and brackets."""
+    return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
 
 
 def is_alive(pid: str, start: str) -> bool:
@@ -189,4 +210,4 @@ def is_alive(pid: str, start: str) -> bool:
         return False
     except PermissionError:
         pass
-    return not start or process_start(int(pid)) == start
+    return (not start or process_start(int(pid)) == start) and not is_zombie(int(pid))

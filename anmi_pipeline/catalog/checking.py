@@ -32,7 +32,7 @@ def check_dataset(file: str, settings: Settings) -> list[dict[str, object]]:
     """
     config = open_config(file, settings)
     for recipe in config.recipes:
-        load_recipe(recipe, settings.conf, dict(config.recipe_settings))
+        load_recipe(recipe, settings.conf, config.settings_for(recipe))
     collection = read_collection(config.source, data_root=settings.data, seed=config.seed)
     if collection.corpus.is_empty() or collection.queries.is_empty():
         empty = "documents" if collection.corpus.is_empty() else "queries"

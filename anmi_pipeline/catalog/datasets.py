@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from anmi_pipeline.catalog.files import Node, locate, parse, resolve
+from anmi_pipeline.catalog.files import Node, locate, merge, parse, resolve
 from anmi_pipeline.collections.sources import SourceConfig
 from anmi_pipeline.evaluation.config import EvaluationConfig, TuningConfig
 from anmi_pipeline.judging.config import JudgingConfig
@@ -34,8 +34,14 @@ class DatasetConfig(Config):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="metrics, query sets, intervals")
     tuning: TuningConfig = Field(default_factory=TuningConfig, description="grid of inference settings tried on dev_select")
     recipes: tuple[str, ...] = Field(default=("bm25", "minilm"), description="recipes that `anmi run` builds by default")
-    recipe_settings: dict[str, object] = Field(default_factory=dict, description="merged over every recipe of this dataset")
+    recipe_settings: dict[str, dict[str, object]] = Field(
+        default_factory=dict, description="settings merged over recipes of this dataset, by recipe name; `all` for every recipe"
+    )
     compare_with: tuple[str, ...] = Field(default=(), description="datasets whose systems join this leaderboard")
+
+    def settings_for(self, recipe: str) -> Node:
+        """This dataset's settings of a recipe: those of `all`, then its own on top."""
+        return merge(self.recipe_settings.get("all", {}), self.recipe_settings.get(recipe, {}))
 
     @property
     def labels(self) -> str:
@@ -57,8 +63,13 @@ def read_dataset(path: Path, conf: Path | None) -> DatasetConfig:
     """Read a dataset file, merged over what it extends.
 
     Raises:
-        InputError: the file is not there, or a field is wrong.
+        InputError: the file is not there, a field is wrong, or it names a recipe or dataset that does not exist.
     """
     node, chain = resolve("datasets", path, conf)
     settings: Node = {**node, "name": path.stem, "family": chain[-1]}
-    return parse(DatasetConfig, settings, str(path))
+    config = parse(DatasetConfig, settings, str(path))
+    for recipe in config.recipes:
+        locate("recipes", recipe, conf, where=path)
+    for other in config.compare_with:
+        locate("datasets", other, conf, where=path)
+    return config

@@ -3,10 +3,10 @@
 Belongs here: file lookup, deep merge, validation messages. Does not: the models themselves.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -29,34 +29,65 @@ def names(room: str, conf: Path | None) -> list[str]:
     return sorted({path.stem for folder in folders if folder.is_dir() for path in folder.glob("*.yaml")})
 
 
-def locate(room: str, name: str, conf: Path | None) -> Path:
+def locate(room: str, name: str, conf: Path | None, *, where: Path | None = None, above: Path | None = None) -> Path:
     """The file of a name; a user's file stands above a shipped one.
+
+    Args:
+        room: kind of file (datasets, recipes).
+        name: name of the file.
+        conf: the user's configuration folder.
+        where: file that gives the name, for the message.
+        above: file that stands above the wanted one, so that a user's scifact may extend the shipped scifact.
 
     Raises:
         InputError: there is none; the nearest name is offered.
     """
     candidates = [*([conf / room / f"{name}.yaml"] if conf else []), shipped(room) / f"{name}.yaml"]
     for path in candidates:
-        if path.is_file():
+        if path.is_file() and (above is None or path.resolve() != above.resolve()):
             return path
-    raise InputError(f'unknown {room.removesuffix("s")} "{name}".{nearest(name, names(room, conf))}')
+    if above is not None and name == above.stem:
+        raise InputError(f"{above}: extends goes in a circle: {name} -> {name}.")
+    source = "" if where is None else f"{where}: "
+    raise InputError(f'{source}unknown {room.removesuffix("s")} "{name}".{nearest(name, names(room, conf))}')
 
 
 def read_yaml(path: Path) -> Node:
     """One YAML mapping.
 
     Raises:
-        InputError: not UTF-8, not YAML, or not a mapping; with line and column.
+        InputError: not there, not UTF-8, not YAML, a key given twice, or not a mapping; with line and column.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}. Give a YAML file that is there.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: byte {error.start}. Save it as UTF-8.") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise InputError(f"{path}{place}: not YAML: {error.problem or error.context}. Correct the line.") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a mapping of settings, not {type(value).__name__}.")
+        found = "nothing" if value is None else type(value).__name__
+        raise InputError(f"{path} must hold a mapping of settings, such as `description: ...`; it holds {found}.")
     return cast("Node", value)
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which would take the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a key that stands twice in one mapping."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f'key "{key.value}" stands twice', key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def resolve(room: str, path: Path, conf: Path | None) -> tuple[Node, list[str]]:
@@ -69,17 +100,18 @@ def resolve(room: str, path: Path, conf: Path | None) -> tuple[Node, list[str]]:
         InputError: an unknown or circular `extends`.
     """
     merged: Node = {}
-    chain: list[str] = []
+    chain: list[Path] = []
     current: Path | None = path
     while current is not None:
-        if current.stem in chain:
-            raise InputError(f"{path}: extends goes in a circle: {' -> '.join([*chain, current.stem])}.")
-        chain.append(current.stem)
+        if current.resolve() in chain:
+            names_of = [link.stem for link in (*chain, current)]
+            raise InputError(f"{path}: extends goes in a circle: {' -> '.join(names_of)}.")
+        chain.append(current.resolve())
         node = read_yaml(current)
         parent = node.pop("extends", None)
         merged = merge(node, merged)
-        current = locate(room, str(parent), conf) if parent is not None else None
-    return merged, chain
+        current = locate(room, str(parent), conf, where=current, above=current) if parent is not None else None
+    return merged, [link.stem for link in chain]
 
 
 def merge(below: Mapping[str, object], above: Mapping[str, object]) -> Node:
@@ -109,6 +141,8 @@ def parse(model: type[Model], node: Mapping[str, object], where: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         location = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise InputError(f'{where}: field "{location}" is missing. Add it.') from error
         if first["type"] == "extra_forbidden":
             known = fields_at(model, first["loc"][:-1])
             raise InputError(f'{where}: unknown field "{location}".{nearest(str(first["loc"][-1]), known)}') from error

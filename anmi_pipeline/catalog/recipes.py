@@ -66,4 +66,5 @@ def load_recipe(name: str, conf: Path | None, settings: Node | None = None) -> R
     """
     path = locate("recipes", name, conf)
     node, _ = resolve("recipes", path, conf)
-    return parse(RecipeConfig, merge({**node, "name": name}, settings or {}), str(path))
+    where = f"{path}, with the dataset's recipe_settings on top" if settings else str(path)
+    return parse(RecipeConfig, merge({**node, "name": name}, settings or {}), where)

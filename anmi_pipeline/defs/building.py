@@ -221,8 +221,8 @@ class Bench:
         record = self.record(build, artifact, notes, work, time.monotonic() - started)
         if self.workspace.records.write(record):
             self.log.warning(
-                f"{build.asset} is not deterministic: build {build.key[:12]} gave {artifact.digest[:12]} this time and another digest "
-                "before. Both are kept; compare their records."
+                f"{build.asset} is not deterministic: build {build.key[:12]} gave {artifact.digest[:12]} this time and another "
+                "digest before. Both are kept; compare their records."
             )
         return record
 

@@ -35,7 +35,7 @@ HAVE_LEXICAL = ("lexical", "rrf", "min_max")
 @system_asset(
     "evaluation",
     {"pytorch", "faiss"},
-    reads=("corpus", "queries", "lexical_run", "dense_run", "candidate_pool", "checkpoint", "ann_index"),
+    reads=("corpus", "queries", "lexical_run", "dense_run", "candidate_pool", "checkpoint", "corpus_embeddings", "ann_index"),
     pool=GPU_POOL,
     op_tags=GPU_TAGS,
 )
@@ -44,7 +44,7 @@ def scores(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Worksp
     bench = Bench(context, workspace)
     recipe, dataset = bench.recipe, bench.dataset
     runs = (Read("lexical_run", EVALUATED), Read("dense_run", EVALUATED), Read("candidate_pool", EVALUATED))
-    reads = (Read("corpus"), Read("queries", EVALUATED), *runs, Read("checkpoint"), Read("ann_index"))
+    reads = (Read("corpus"), Read("queries", EVALUATED), *runs, Read("checkpoint"), Read("ann_index"), Read("corpus_embeddings"))
     settings: dict[str, Json] = {
         "kind": recipe.kind,
         "method": recipe.method,
@@ -74,7 +74,7 @@ def tuned_system(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[
         queries = work.table("queries", tables.QUERIES)
         pool = lexical = None
         if recipe.kind == "reranker":
-            pool = pool_documents(work.table("candidate_pool", tables.POOL), recipe.inference.generator, max(grid.pool_sizes))
+            pool = pool_documents(work.table("candidate_pool", tables.POOL), recipe.inference.generator, config.depth)
         elif recipe.method not in HAVE_LEXICAL:
             lexical = work.table("lexical_run", tables.RUN)
         qrels = work.table("qrels", tables.QRELS)

@@ -1,8 +1,8 @@
 """Running the pipeline without a UI: a fixed sequence of in-process Dagster runs on one instance.
 
-Belongs here: the instance under ANMI_HOME, healing after a kill, the order of runs. Does not: printing (`cli.py`). A Dagster run has
-one partition, so a pipeline is the dataset's assets up to the Elo table, then each recipe, then the board onward; each run is
-launched over the whole asset graph with a selection, or Dagster would record wrong input versions.
+Belongs here: the instance under ANMI_HOME, healing after a kill, the order of runs. Does not: printing (`cli.py`). A Dagster
+run has one partition, so a pipeline is the dataset's assets up to the Elo table, then each recipe, then the board onward; each
+run is launched over the whole asset graph with a selection, or Dagster would record wrong input versions.
 """
 
 import os
@@ -118,7 +118,7 @@ def stages(settings: Settings, dataset: str, recipes: Sequence[str], until: str 
     config = load_dataset(dataset, settings.conf)
     chosen = tuple(recipes) or config.recipes
     for recipe in chosen:
-        load_recipe(recipe, settings.conf, dict(config.recipe_settings))
+        load_recipe(recipe, settings.conf, config.settings_for(recipe))
     if until is not None and until not in (*BEFORE, *SYSTEM, *AFTER):
         raise InputError(f'unknown asset "{until}".{nearest(until, (*BEFORE, *SYSTEM, *AFTER))}')
     planned = [Stage(dataset, upto(BEFORE, until))]

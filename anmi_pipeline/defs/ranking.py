@@ -5,13 +5,15 @@ Belongs here: choosing what each kind of recipe needs. Does not: the scoring its
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from anmi_pipeline import tables
 from anmi_pipeline.defs.building import Bench, Work, split_parts
-from anmi_pipeline.defs.embeddings import base_vectors, encoder_of, loaded, query_table, query_vectors
+from anmi_pipeline.defs.embeddings import VECTORS, base_vectors, encoder_of, loaded, query_table, query_vectors
 from anmi_pipeline.defs.index import seed_folder
 from anmi_pipeline.defs.training import EMPTY, empty
+from anmi_pipeline.evaluation.tuning import with_tail
 from anmi_pipeline.reranking.cross_encoder import load_cross_encoder, score_pools
 from anmi_pipeline.reranking.features import score_features
 from anmi_pipeline.retrieval.ann import load_index, search_index
@@ -81,8 +83,15 @@ def retrieve(bench: Bench, work: Work, seed: int) -> pl.DataFrame:
     if bench.recipe.trained:
         model = load_retriever(seed_folder(work.local("checkpoint"), seed), loaded(config))
         vectors = model.embed(queries["text"].to_list(), "query", vectors, work.progress)
+    depth = bench.dataset.evaluation.depth
+    corpus = work.table("corpus", tables.CORPUS)
+    groups = read_groups(corpus, queries, bench.dataset.scope)
+    if groups is not None:
+        # An index cannot look inside one group only.
+        documents = np.load(seed_folder(work.local("corpus_embeddings"), seed) / VECTORS)
+        return search(documents, corpus["doc_id"].to_list(), vectors, queries["query_id"].to_list(), depth, groups)
     index = load_index(seed_folder(work.local("ann_index"), seed))
-    return search_index(index, vectors, queries["query_id"].to_list(), bench.dataset.evaluation.depth)
+    return search_index(index, vectors, queries["query_id"].to_list(), depth)
 
 
 def rerank(bench: Bench, work: Work, seed: int) -> pl.DataFrame:
@@ -91,22 +100,7 @@ def rerank(bench: Bench, work: Work, seed: int) -> pl.DataFrame:
     pool = work.table("candidate_pool", tables.POOL)
     chosen = pool_documents(pool, inference.generator, inference.pool_size).select("query_id", "doc_id")
     scored = pool_scores(bench, work, seed_folder(work.local("checkpoint"), seed), pool.join(chosen, on=["query_id", "doc_id"]))
-    everything = pool_documents(pool, inference.generator, bench.dataset.evaluation.depth)
-    rest = everything.join(chosen, on=["query_id", "doc_id"], how="anti")
-    lowest = scored.group_by("query_id").agg(pl.col("score").min().alias("lowest"), pl.len().alias("n"))
-    # Below every scored document, in the generator's order: the tail counts for recall at depths beyond the pool.
-    tail = (
-        rest.join(lowest, on="query_id")
-        .sort("query_id", "rank")
-        .with_columns(place=pl.int_range(1, pl.len() + 1).over("query_id"))
-    )
-    below = tail.select(
-        "query_id",
-        "doc_id",
-        (pl.col("n") + pl.col("place")).cast(pl.Int64).alias("rank"),
-        (pl.col("lowest") - pl.col("place")).cast(pl.Float64).alias("score"),
-    )
-    return tables.RUN.frame(pl.concat([scored.select(below.columns).cast({"rank": pl.Int64, "score": pl.Float64}), below]))
+    return with_tail(scored, pool_documents(pool, inference.generator, bench.dataset.evaluation.depth))
 
 
 def pool_scores(bench: Bench, work: Work, folder: Path, pool: pl.DataFrame) -> pl.DataFrame:
@@ -117,5 +111,5 @@ def pool_scores(bench: Bench, work: Work, folder: Path, pool: pl.DataFrame) -> p
     corpus, queries = work.table("corpus", tables.CORPUS), work.table("queries", tables.QUERIES)
     texts = dict(zip(corpus["doc_id"], document_texts(corpus), strict=True))
     asked = dict(zip(queries["query_id"], queries["text"], strict=True))
-    encoder = load_cross_encoder(str(folder), training.max_tokens)
+    encoder = load_cross_encoder(str(folder / "encoder"), training.max_tokens)
     return score_pools(encoder, pool, asked, texts, progress=work.progress)

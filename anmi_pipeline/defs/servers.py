@@ -69,7 +69,7 @@ def serve(
     *,
     dagster_port: int = 3000,
     mlflow_port: int = 5000,
-    ready: Callable[[Served], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve the UI until Ctrl-C or SIGTERM, then stop both servers. Must be called on the main thread.
 
@@ -77,21 +77,25 @@ def serve(
         settings: the installation.
         dagster_port: port of the Dagster UI.
         mlflow_port: port of the MLflow UI; unused when ANMI_MLFLOW names a tracking server.
-        ready: told the two URLs when both answer.
+        say: receives each line that a person should read, the two URLs above all.
 
     Raises:
         InputError: a port is taken, or the same state is being served already.
         ServerError: a server ended by itself or did not answer in time.
     """
     stop = threading.Event()
+    say(f"starting Dagster and MLflow over {settings.home}; half a minute on a small machine")
     with on_signals(stop), serving(settings, dagster_port=dagster_port, mlflow_port=mlflow_port, stop=stop) as (served, servers):
-        if stop.is_set():
-            return
-        ready(served)
+        if not stop.is_set():
+            for line in (f"Dagster: {served.dagster_url}", f"MLflow:  {served.mlflow_url}", f"logs:    {served.logs}"):
+                say(line)
+            say("Ctrl-C stops both")
         while not stop.wait(POLL_SECONDS):
             for server in servers:
                 if not server.alive():
                     raise ServerError(ended(server))
+        say("stopping; runs that the UI launched are ended")
+    say("stopped")
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from functools import partial
 from typing import cast
 
 import dagster as dg
+import numpy as np
 
 from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import DatasetConfig
 from anmi_pipeline.catalog.recipes import RecipeConfig
 from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
-from anmi_pipeline.defs.embeddings import base_vectors
+from anmi_pipeline.defs.embeddings import VECTORS, base_vectors
 from anmi_pipeline.defs.index import has_vectors, seed_folder
 from anmi_pipeline.defs.training import EMPTY, empty
 from anmi_pipeline.defs.workspace import Key, Workspace
@@ -31,7 +32,7 @@ PACKAGE = "package"
 @dataset_asset(
     "serving",
     {"mlflow"},
-    reads=("leaderboard", "corpus", "checkpoint", "ann_index", "tuned_system"),
+    reads=("leaderboard", "corpus", "checkpoint", "ann_index", "corpus_embeddings", "tuned_system"),
 )
 def search_model(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """The winner of dev_final as an MLflow pyfunc that `anmi search` and `mlflow models serve` answer from."""
@@ -39,13 +40,15 @@ def search_model(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[
     best = workspace.records.require("leaderboard", bench.key.dataset)[1].facts
     system = str(best["winner"])
     dataset = bench.dataset
-    if not system or dataset.retrieval.dense.recorded is not None or dataset.retrieval.lexical.recorded is not None:
+    retrieval = dataset.retrieval
+    recorded = (retrieval.dense.recorded, retrieval.lexical.recorded, retrieval.sparse, retrieval.late_interaction)
+    if not system or any(run is not None for run in recorded):
         reason = "the board has no winner" if not system else "recorded runs cannot answer a new query"
         return bench.build(lambda _: empty(reason), config={"reason": reason}, reads=(Read("leaderboard"),))
     recipe, _, origin = system.partition("@")
     partition = f"{origin or bench.key.dataset}|{recipe}"
     reads = [Read("leaderboard"), Read("corpus")]
-    reads += [Read(asset, None, partition) for asset in ("tuned_system", "checkpoint", "ann_index")]
+    reads += [Read(asset, None, partition) for asset in ("tuned_system", "checkpoint", "ann_index", "corpus_embeddings")]
     settings: dict[str, Json] = {
         "system": system,
         "variant": str(best["variant"]),
@@ -67,7 +70,10 @@ def package(partition: str, work: Work) -> Content:
     own = Bench(bench.context, bench.workspace)
     own.key = Key(origin, name)
     embedded = index = None
-    if has_vectors(own):
+    if has_vectors(own) and settings.scope == "group":
+        vectors = np.load(seed_folder(work.local(f"corpus_embeddings@{partition}"), seed) / VECTORS)
+        embedded = Embedded(corpus["doc_id"].to_list(), vectors)
+    elif has_vectors(own):
         index = seed_folder(work.local(f"ann_index@{partition}"), seed)
     elif settings.kind in USES_VECTORS:
         encoder = recipe.encoder or bench.dataset.retrieval.dense.encoder
@@ -109,6 +115,7 @@ def package_settings(work: Work, partition: str, recipe: RecipeConfig, dataset: 
         kind=kind_of(recipe),
         scope=dataset.scope,
         depth=dataset.evaluation.depth,
+        dense_depth=dataset.retrieval.dense.depth,
         encoder=recipe.encoder or dataset.retrieval.dense.encoder,
         fixed=fixed,
         tuned=tuned,

@@ -62,7 +62,7 @@ class Workspace:
 
     def recipe(self, name: str, dataset: DatasetConfig) -> RecipeConfig:
         """A recipe as a dataset runs it."""
-        return load_recipe(name, self.settings.conf, dict(dataset.recipe_settings))
+        return load_recipe(name, self.settings.conf, dataset.settings_for(name))
 
     def lock(self, pool: str) -> FileLock:
         """The lock of a pool: in-process runs ignore Dagster's pools, so two `anmi run` would share a GPU."""
@@ -97,7 +97,11 @@ class Key:
     @classmethod
     def of(cls, context: dg.AssetExecutionContext) -> "Key":
         """The step's partition."""
-        key = context.partition_key
+        return cls.of_partition(context.partition_key)
+
+    @classmethod
+    def of_partition(cls, key: str) -> "Key":
+        """A partition key taken apart."""
         if isinstance(key, dg.MultiPartitionKey):
             by_dimension = key.keys_by_dimension
             return cls(by_dimension["dataset"], by_dimension["recipe"])

@@ -8,19 +8,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import Stemmer
-from bm25s.tokenization import Tokenized
 
 from anmi_pipeline.errors import ArtifactError, InputError, nearest
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.retrieval.config import LexicalConfig, Scope
 from anmi_pipeline.retrieval.runs import Groups, best_positions, collect_run, read_groups, recorded_run
+
+if TYPE_CHECKING:
+    from bm25s.tokenization import Tokenized
 
 ARRAYS = ("weights", "postings", "offsets")
 
@@ -77,6 +77,8 @@ class LexicalIndex:
         if not vocabulary:
             empty = np.zeros(0)
             return cls(config, doc_ids, {}, empty.astype(np.float32), empty.astype(np.int32), np.zeros(1, np.int64))
+        import bm25s
+
         model = bm25s.BM25(k1=config.k1, b=config.b, method="lucene")
         model.index((numbers, dict(vocabulary)), create_empty_token=False, show_progress=False)
         matrix = model.scores
@@ -166,8 +168,11 @@ def stem_texts(texts: Sequence[str], config: LexicalConfig) -> list[list[str]]:
     """
     if not texts:
         return []
+    import bm25s
+    import Stemmer
+
     stopwords = [] if config.stopwords == "none" else config.stopwords
-    tokenized = cast(Tokenized, bm25s.tokenize(list(texts), stopwords=stopwords, return_ids=True, show_progress=False))
+    tokenized = cast("Tokenized", bm25s.tokenize(list(texts), stopwords=stopwords, return_ids=True, show_progress=False))
     words = list(tokenized.vocab)
     if config.stemmer == "none":
         stems = words

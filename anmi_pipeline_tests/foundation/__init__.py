@@ -1,0 +1,1 @@
+"""Tests of the foundation: digests, store, records, lineage, tracking, tables, settings."""
