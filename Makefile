@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 ISSUE ?= 2
+export DAGSTER_DISABLE_TELEMETRY = 1
 export ANMI_DATA ?= $(abspath ../shared/data)
 ifeq ($(wildcard $(ANMI_DATA)),)
 unexport ANMI_DATA

@@ -22,10 +22,13 @@ app.add_typer(dataset_app, name="dataset")
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="dataset name")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
+PIPED_WIDTH = 180
+"""Columns of tables and trees that go into a file or a pipe."""
+
 
 def main() -> None:
     """Run a command; every error of ours is one sentence."""
-    warnings.filterwarnings("ignore", module=r"dagster.*")
+    warnings.filterwarnings("ignore", message=r".*is currently in (beta|preview)")
     try:
         app()
     except AnmiError as error:
@@ -43,7 +46,7 @@ def settings() -> Settings:
 
 def console() -> Console:
     """Standard output."""
-    return Console(soft_wrap=not sys.stdout.isatty())
+    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
 
 
 @app.command()

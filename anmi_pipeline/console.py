@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.tree import Tree
 
+from anmi_pipeline.tables import SPLITS
+
 if TYPE_CHECKING:
     from anmi_pipeline.defs.reporting import Step
     from anmi_pipeline.lineage import Node
@@ -112,36 +114,54 @@ def print_frame(console: Console, frame: pl.DataFrame) -> None:
         console.print(f"the first {SEARCHED_ROWS} of {frame.height:,} rows; use --json for all", markup=False)
 
 
-def node_label(node: "Node") -> str:
-    """One line of a lineage tree: name, digest, rows, time, judge, cost."""
+def node_facts(node: "Node") -> str:
+    """What a lineage tree says of an artifact beside its name: partition, rows, time, judge, cost."""
     if node.record is None:
-        return f"{node.name} {node.digest[:SHORT]} (record is gone)"
+        return "(its record is gone)"
     record = node.record
     facts = [f"{sum(record.rows.values()):,} rows"] if record.rows else []
-    facts += [record.created_at, f"{record.seconds:.1f} s"]
+    facts += [record.created_at[:19] + "Z", f"{record.seconds:.1f} s"]
     judging = record.config.get("judging")
     if node.name == "pairwise_judgments" and isinstance(judging, dict):
         facts.append("judges " + ", ".join(judge["name"] for judge in judging["judges"]))
         facts.append(f"${record.notes.get('cost_usd', 0):.2f}")
-    return f"{node.name} {node.digest[:SHORT]} [{record.partition}] {', '.join(facts)}"
+    return f"[{record.partition}] {', '.join(facts)}"
 
 
 def lineage_tree(node: "Node") -> Tree:
-    """The tree of a model down to its corpus; an artifact that was shown is not opened again."""
-    shown: set[tuple[str, str]] = set()
+    """The tree of a model down to its corpus.
+
+    Parts of one build stand on one line, and an artifact that was shown is not opened again: pools read five parts of five runs.
+    """
+    shown: set[str] = set()
 
     def grow(tree: Tree, node: "Node") -> None:
-        for parent in node.parents:
-            branch = tree.add(escape(node_label(parent)))
-            if (parent.name, parent.digest) in shown:
-                branch.label = escape(f"{parent.name} {parent.digest[:SHORT]} (above)")
-            else:
-                shown.add((parent.name, parent.digest))
+        for label, parent in grouped_parents(node):
+            known = parent.record is not None and parent.record.build_key in shown
+            branch = tree.add(escape(f"{label} (above)" if known else f"{label} {node_facts(parent)}"))
+            if parent.record is not None and not known:
+                shown.add(parent.record.build_key)
                 grow(branch, parent)
 
-    tree = Tree(escape(node_label(node)))
+    tree = Tree(escape(f"{node.name} {node.digest[:SHORT]} {node_facts(node)}"))
     grow(tree, node)
     return tree
+
+
+def grouped_parents(node: "Node") -> list[tuple[str, "Node"]]:
+    """(label, parent) of what a node was built from, the parts of one build together."""
+    groups: dict[str, list[Node]] = {}
+    for parent in node.parents:
+        key = parent.record.build_key if parent.record is not None else parent.name + parent.digest
+        groups.setdefault(key, []).append(parent)
+    labels: list[tuple[str, Node]] = []
+    for parts in groups.values():
+        asset, *_ = parts[0].name.partition("#")
+        names = [part.name.partition("#")[2] for part in parts]
+        whole = len(parts) == len(SPLITS) or not names[0]
+        digest = parts[0].record.digest if whole and parts[0].record is not None else parts[0].digest
+        labels.append((f"{asset}{'' if whole else '#' + '+'.join(names)} {digest[:SHORT]}", parts[0]))
+    return labels
 
 
 def lineage_json(node: "Node") -> list[dict[str, object]]:

@@ -107,9 +107,10 @@ class Records:
 
     def of_build(self, asset: str, partition: str, key: str) -> list[Record]:
         """Every readable record of a build key: the first, and those filed beside it."""
-        first = self.path(asset, partition, key)
-        beside = sorted(first.parent.glob(f"{key}.*.json"), key=lambda path: path.name) if first.parent.exists() else []
-        return [record for path in (first, *beside) if (record := read_record(path)) is not None]
+        path = self.path(asset, partition, key)
+        first = read_record(path)
+        beside = sorted(path.parent.glob(f"{key}.*.json"), key=lambda path: path.name) if path.parent.exists() else []
+        return [record for record in (first, *(read_record(other) for other in beside)) if record is not None]
 
     def write(self, record: Record) -> bool:
         """File a record; a different digest under a known build key goes beside the first one.

@@ -5,6 +5,7 @@ Belongs here: atomic writes, sealed JSON, what stops a write. Does not: objects 
 
 import errno
 import json
+import sys
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -16,8 +17,16 @@ from anmi_pipeline.errors import ArtifactError
 
 
 def folders(top: UPath) -> list[UPath]:
-    """The folders in a folder, in name order; none when it is not there."""
-    return [path for path in sorted(top.iterdir(), key=lambda path: path.name) if path.is_dir()] if top.exists() else []
+    """The folders in a folder, in name order; none when it is not there.
+
+    Raises:
+        ArtifactError: the store cannot be read.
+    """
+    try:
+        inner = sorted(top.iterdir(), key=lambda path: path.name) if top.exists() else []
+        return [path for path in inner if path.is_dir()]
+    except refusals() as error:
+        raise ArtifactError(unreadable(top, error)) from error
 
 
 def is_partial(path: UPath) -> bool:
@@ -41,8 +50,8 @@ def read_sealed(path: UPath) -> dict[str, Json] | None:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}. Fix its permissions or the disk.") from error
+    except refusals() as error:
+        raise ArtifactError(unreadable(path, error)) from error
     head, tail = b'{"seal":"', b"}\n"
     body = raw[len(head) + 64 + len(b'","body":') : -len(tail)]
     if raw != head + digest_bytes(body).encode() + b'","body":' + body + tail:
@@ -76,11 +85,28 @@ def write_bytes(path: UPath, data: bytes) -> None:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
-    except OSError as error:
+    except refusals() as error:
         raise ArtifactError(unwritable(path, error)) from error
 
 
-def unwritable(path: UPath, error: OSError) -> str:
+def refusals() -> tuple[type[Exception], ...]:
+    """What a store raises that cannot be reached or refuses: errors of the system, and those of S3's client, which are none."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (OSError,) if botocore is None else (OSError, cast("type[Exception]", botocore.BotoCoreError))
+
+
+def reason(error: Exception) -> str:
+    """What an error says, without its number and path."""
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+def unreadable(path: UPath, error: Exception) -> str:
+    """What stops the store from being read, and what to do."""
+    remedy = "its permissions and the disk" if is_local(path) else "ANMI_STORE, the credentials and the network"
+    return f"cannot read {path}: {reason(error)}. Check {remedy}."
+
+
+def unwritable(path: UPath, error: Exception) -> str:
     """What stops the store from being written, and what to do."""
     remedy = {
         errno.ENOSPC: "The disk is full: free space and run again; finished work is kept.",
@@ -89,5 +115,5 @@ def unwritable(path: UPath, error: OSError) -> str:
         errno.EROFS: "The store is read-only: set ANMI_HOME or ANMI_STORE to a folder that can be written.",
         errno.EACCES: "The store refuses writing: fix its permissions or set ANMI_HOME to a folder that can be written.",
         errno.EPERM: "The store refuses writing: fix its permissions or set ANMI_HOME to a folder that can be written.",
-    }.get(error.errno or 0, "Check the store and run again; finished work is kept.")
-    return f"cannot write {path}: {error.strerror or error}. {remedy}"
+    }.get(getattr(error, "errno", None) or 0, "Check the store and run again; finished work is kept.")
+    return f"cannot write {path}: {reason(error)}. {remedy}"

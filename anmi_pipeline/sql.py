@@ -27,7 +27,7 @@ def query(records: Records, statement: str) -> pl.DataFrame:
     with duckdb.connect() as connection:
         create_views(connection, records)
         try:
-            return cast("pl.DataFrame", pl.from_arrow(connection.sql(f"from ({statement})").to_arrow_table()))
+            return cast("pl.DataFrame", pl.from_arrow(connection.sql(f"from ({statement.strip().rstrip(';')})").to_arrow_table()))
         except (duckdb.Error, pl.exceptions.DuplicateError) as error:
             raise InputError(f"the statement fails: {str(error).strip()}. `select * from tables` lists the views.") from error
 

@@ -22,7 +22,7 @@ from upath import UPath
 
 from anmi_pipeline.digests import Digest, Json, digest_bytes, digest_json, digest_safetensors, digest_table
 from anmi_pipeline.errors import ArtifactError
-from anmi_pipeline.sealing import folders, is_local, read_sealed, seal, unwritable, write_bytes
+from anmi_pipeline.sealing import folders, is_local, read_sealed, refusals, seal, unreadable, unwritable, write_bytes
 from anmi_pipeline.tables import TableSpec
 
 MANIFEST = "manifest.json"
@@ -126,8 +126,8 @@ class Artifact:
         path = self.file(name)
         try:
             data = path.read_bytes()
-        except OSError as error:
-            raise ArtifactError(f"cannot read {path}: {error.strerror or error}. {REMAKE}") from error
+        except refusals() as error:
+            raise ArtifactError(f"{unreadable(path, error)} {REMAKE}") from error
         files = cast("dict[str, dict[str, str]]", self.manifest["files"])
         if digest_bytes(data) != files[name]["sha256"]:
             raise ArtifactError(f"{path} is damaged: its content differs from its manifest. {REMAKE}")

@@ -68,7 +68,7 @@ def read_dataset(path: Path, conf: Path | None) -> DatasetConfig:
     node, chain = resolve("datasets", path, conf)
     settings: Node = {**node, "name": path.stem, "family": chain[-1]}
     config = parse(DatasetConfig, settings, str(path))
-    for recipe in config.recipes:
+    for recipe in (*config.recipes, *(name for name in config.recipe_settings if name != "all")):
         locate("recipes", recipe, conf, where=path)
     for other in config.compare_with:
         locate("datasets", other, conf, where=path)

@@ -139,7 +139,8 @@ def parse(model: type[Model], node: Mapping[str, object], where: str) -> Model:
     try:
         return model.model_validate(node)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt field that is needed is both missing and unknown: the misspelling helps more.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         location = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
             raise InputError(f'{where}: field "{location}" is missing. Add it.') from error

@@ -69,6 +69,7 @@ class Work:
     inputs: Mapping[str, Input]
     folder: Path
     bench: "Bench"
+    build_key: str
     tracked: TrackedRun | None = None
     experiment: str = ""
 
@@ -212,7 +213,7 @@ class Bench:
         """Compute, store and record."""
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f"anmi-{self.asset}-") as folder:
-            work = Work(inputs, Path(folder), self)
+            work = Work(inputs, Path(folder), self, build.key)
             content = compute(work)
             artifact = self.workspace.store.put(build.asset, content)
         notes = dict(content.notes)

@@ -100,12 +100,12 @@ def serve(
 
 @contextmanager
 def on_signals(stop: threading.Event) -> Generator[None]:
-    """Let Ctrl-C and SIGTERM set an event for the while."""
+    """Let Ctrl-C, SIGTERM and a closed terminal set an event for the while."""
 
     def note(_signal: int, _frame: object) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -290,7 +290,8 @@ def stop_servers(servers: Sequence[Server]) -> None:
         # Code servers outlive `dagster dev` by up to 45 s unless they are told.
         signal_group(server, signal.SIGTERM)
         wait_until_empty(server, time.monotonic() + STOP_SECONDS / 4)
-        signal_group(server, signal.SIGKILL)
+        if signal_group(server, signal.SIGKILL):
+            wait_until_empty(server, time.monotonic() + 1)
         server.process.wait()
 
 

@@ -112,7 +112,8 @@ def train(work: Work) -> Content:
     reports: dict[int, TrainingReport] = {}
     with work.track("training", recipe.model_dump(mode="json"), tags) as tracked:
         for seed in recipe.seeds:
-            state = bench.workspace.settings.home / "training" / bench.family().replace("|", "--") / str(seed)
+            # By build key, so that a killed training is taken up by the same training only.
+            state = bench.workspace.settings.home / "training" / work.build_key / str(seed)
             folder = work.folder / f"seed-{seed}"
             reports[seed] = train_system(given, recipe.training, seed, folder, work.progress, state_folder=state)
         tracked.log_folder(work.folder, "checkpoint")

@@ -33,7 +33,7 @@ class Bench:
         self.store = Store(str(url))
         self.records = Records(self.store)
 
-    def build(  # noqa: PLR0913
+    def build(
         self,
         asset: str,
         content: Content,
@@ -116,3 +116,19 @@ def tensors(weights: Mapping[str, list[float]], metadata: dict[str, str] | None 
     from safetensors.numpy import save
 
     return save({name: np.asarray(values, dtype=np.float32) for name, values in weights.items()}, metadata=metadata)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, locks aside."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: data for name, data in found.items() if not name.startswith("locks/")}
+
+
+def mixed(folder: Path, note: str = "note") -> Content:
+    """Tables whole and in parts, weights, a plain file, an incidental file, facts."""
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    (folder / "model" / "weights.safetensors").write_bytes(tensors({"w": [1.0, 2.0]}))
+    (folder / "settings.json").write_text("{}")
+    (folder / "plot.png").write_text(note)
+    tables = (*corpus().tables, *elo({"a": 1600.0, "b": 1400.0}).tables)
+    return Content(tables=tables, folder=folder, incidental=frozenset({"plot.png"}), facts={"n": 2}, notes={"seconds": 1.5})

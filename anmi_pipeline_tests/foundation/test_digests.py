@@ -93,8 +93,12 @@ def same(left: object, right: object) -> bool:
 
 
 def test_what_lies_under_a_null_does_not_count() -> None:
-    rows = [{"key": str(i), "count": i, "share": i / 7, "flag": True, "text": f"text {i}" * 3, "names": [str(i)]} for i in range(20)]
-    hidden = frame(rows).with_columns(pl.when(pl.col("key").str.len_chars() == 2).then(None).otherwise(pl.col(name)).alias(name) for name in CELLS)
+    rows = [
+        {"key": str(i), "count": i, "share": i / 7, "flag": True, "text": f"text {i}" * 3, "names": [str(i)]} for i in range(20)
+    ]
+    hidden = frame(rows).with_columns(
+        pl.when(pl.col("key").str.len_chars() == 2).then(None).otherwise(pl.col(name)).alias(name) for name in CELLS
+    )
     plain = frame([row if len(str(row["key"])) == 1 else {"key": row["key"]} for row in rows])
     assert digest(hidden) == digest(plain)
     garbage = pa.Array.from_buffers(pa.int64(), 2, [pa.py_buffer(b"\x01"), pa.py_buffer(struct.pack("<qq", 5, 999))])
@@ -129,7 +133,12 @@ def test_an_incidental_column_does_not_count() -> None:
 
 
 def test_empty_tables_are_one_and_differ_from_a_table_of_nulls() -> None:
-    empties = [SPEC.frame(), frame([{"key": "k"}]).clear(), frame([{"key": "k"}]).filter(pl.col("key") == ""), pl.concat([SPEC.frame()] * 2)]
+    empties = [
+        SPEC.frame(),
+        frame([{"key": "k"}]).clear(),
+        frame([{"key": "k"}]).filter(pl.col("key") == ""),
+        pl.concat([SPEC.frame()] * 2),
+    ]
     assert len({digest(table) for table in empties}) == 1
     assert digest(empties[0]) != digest(frame([{"key": "k"}]))
 
@@ -167,11 +176,13 @@ GOLDEN_WEIGHTS = "d1a8268442a2217104fd17bc8e2cb236e6b61dd56140285d9321887a8d14b9
 
 def test_golden_digests() -> None:
     """These literals are what stores on disk hold: when one moves, old stores no longer verify. Say so in CHANGELOG.md."""
-    table = frame([
-        {"key": "b", "count": -1, "share": 0.1, "flag": False, "text": "größer", "names": ["x", "y"], "seconds": 9.0},
-        {"key": "a", "count": 2**40, "share": -0.0, "flag": True, "text": "", "names": []},
-        {"key": "c"},
-    ])
+    table = frame(
+        [
+            {"key": "b", "count": -1, "share": 0.1, "flag": False, "text": "größer", "names": ["x", "y"], "seconds": 9.0},
+            {"key": "a", "count": 2**40, "share": -0.0, "flag": True, "text": "", "names": []},
+            {"key": "c"},
+        ]
+    )
     assert digest(table) == GOLDEN_TABLE
     upstream = {"corpus": digest_bytes(b"c"), "queries#train": digest_bytes(b"q")}
     config = {"k1": 1.5, "stemmer": "english", "run": None, "weights": [1, 2.5], "nested": {"b": True, "a": "é"}}
@@ -184,7 +195,9 @@ def test_a_build_key_moves_with_each_of_its_parts() -> None:
     changed = [("elo", *base[1:]), (base[0], "s", *base[2:]), (*base[:2], 2, *base[3:]), (*base[:3], {"a": 2}, *base[4:])]
     changed += [(*base[:4], [1], base[5]), (*base[:5], {"x": "2"}), (*base[:5], {"y": "1"}), (*base[:5], {"x": "1", "y": "1"})]
     assert len({build_key(*args) for args in [base, *changed]}) == 9
-    assert build_key(*base[:3], {"b": 1, "a": 2}, (0,), {"y": "1", "x": "2"}) == build_key(*base[:3], {"a": 2, "b": 1}, [0], {"x": "2", "y": "1"})
+    assert build_key(*base[:3], {"b": 1, "a": 2}, (0,), {"y": "1", "x": "2"}) == build_key(
+        *base[:3], {"a": 2, "b": 1}, [0], {"x": "2", "y": "1"}
+    )
 
 
 JSON = st.recursive(
@@ -237,7 +250,15 @@ def test_weights_digest_does_not_depend_on_the_order_of_tensors_in_the_file() ->
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"abc", b"\xff" * 40, struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 8) + b'{"w": 1}', struct.pack("<Q", 9) + b'{"w": {}}', tensors({"w": [1.0]})[:-1]],
+    [
+        b"",
+        b"abc",
+        b"\xff" * 40,
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 8) + b'{"w": 1}',
+        struct.pack("<Q", 9) + b'{"w": {}}',
+        tensors({"w": [1.0]})[:-1],
+    ],
 )
 def test_weights_that_are_not_safetensors_are_refused(data: bytes) -> None:
     with pytest.raises(ArtifactError, match="not a safetensors file"):

@@ -91,7 +91,9 @@ def test_a_tree_tells_two_digests_of_one_build_key_apart(bench: Bench) -> None:
     first = bench.build("checkpoint", corpus(word="one"))
     second = bench.build("checkpoint", corpus(word="two"), rebuild=True)
     assert first.build_key == second.build_key
-    scores = [bench.build("scores", corpus(word=r.digest), {"checkpoint": (r, None)}, config={"r": r.digest}) for r in (first, second)]
+    scores = [
+        bench.build("scores", corpus(word=r.digest), {"checkpoint": (r, None)}, config={"r": r.digest}) for r in (first, second)
+    ]
     board = bench.build("leaderboard", corpus(), {"scores@a": (scores[0], None), "scores@b": (scores[1], None)})
     tree = lineage(bench.records, board)
     assert [node.parents[0].record for node in tree.parents] == [first, second]
@@ -228,7 +230,10 @@ def test_a_lost_object_record_or_ref_target_is_named_by_who_needs_it(bench: Benc
     made = pipeline(bench, tmp_path)
     table = made["elo_table"]
     record = Path(str(bench.records.path("elo_table", "tiny0", table.build_key)))
-    children = {str(bench.records.path("checkpoint", f"tiny0|{recipe}", made[f"checkpoint {recipe}"].build_key)) for recipe in ("anmi", "placebo")}
+    children = {
+        str(bench.records.path("checkpoint", f"tiny0|{recipe}", made[f"checkpoint {recipe}"].build_key))
+        for recipe in ("anmi", "placebo")
+    }
     data = record.read_bytes()
     record.unlink()
     assert named(bench) == {str(root(bench) / "refs" / "elo_table" / "tiny0"), *children}
@@ -245,7 +250,9 @@ def test_files_in_the_wrong_place_are_named(bench: Bench, tmp_path: Path) -> Non
     places = [
         (objects / "checkpoint" / one.digest / MANIFEST, objects / "checkpoint" / other.digest / MANIFEST),
         (root(bench) / "refs" / "corpus" / "tiny0", root(bench) / "refs" / "elo_table" / "tiny0"),
-        tuple(Path(str(bench.records.path("checkpoint", f"tiny1|{n}", r.build_key))) for n, r in (("anmi", one), ("placebo", other))),
+        tuple(
+            Path(str(bench.records.path("checkpoint", f"tiny1|{n}", r.build_key))) for n, r in (("anmi", one), ("placebo", other))
+        ),
     ]
     for source, target in places:
         before = target.read_bytes()
@@ -337,7 +344,9 @@ def rejudge(bench: Bench, made: dict[str, Record]) -> Record:
 def test_history_is_kept_unless_asked(bench: Bench, tmp_path: Path) -> None:
     made = pipeline(bench, tmp_path)
     middle = rejudge(bench, made)
-    newest = bench.build("elo_table", elo({"a": 100.0}), {"corpus": (made["corpus"], None)}, partition="tiny0", config={"again": 2})
+    newest = bench.build(
+        "elo_table", elo({"a": 100.0}), {"corpus": (made["corpus"], None)}, partition="tiny0", config={"again": 2}
+    )
     assert list(garbage(bench.records)) == []
     found = {Path(str(path)) for path in garbage(bench.records, history=True)}
     expected = {bench.store.object_path("elo_table", middle.digest), bench.records.path("elo_table", "tiny0", middle.build_key)}

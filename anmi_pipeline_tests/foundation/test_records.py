@@ -18,7 +18,8 @@ from anmi_pipeline_tests.foundation.made import Bench, corpus, elo, record_of
 def queries(train: str = "how", test: str = "why") -> Content:
     """Queries in parts by split."""
     parts = {
-        split: QUERIES.frame([{"query_id": split, "text": text, "split": split}]) for split, text in (("train", train), ("test", test))
+        split: QUERIES.frame([{"query_id": split, "text": text, "split": split}])
+        for split, text in (("train", train), ("test", test))
     }
     return Content(tables=(Table(QUERIES, parts),))
 

@@ -34,16 +34,18 @@ def test_an_empty_variable_is_an_unset_one(tmp_path: Path, monkeypatch: pytest.M
 def test_every_part_can_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "data").mkdir()
-    settings = Settings.from_environment({
-        "ANMI_HOME": str(tmp_path / "new" / "home"),
-        "ANMI_CONF": str(tmp_path / "conf"),
-        "ANMI_DATA": str(tmp_path / "data"),
-        "ANMI_STORE": "s3://bucket/anmi",
-        "ANMI_LEDGER": "postgresql://db/ledger",
-        "ANMI_MLFLOW": "http://127.0.0.1:5001",
-        "ANMI_DAGSTER_UI": "http://127.0.0.1:3001",
-        "ANMI_MLFLOW_UI": "http://127.0.0.1:5002",
-    })
+    settings = Settings.from_environment(
+        {
+            "ANMI_HOME": str(tmp_path / "new" / "home"),
+            "ANMI_CONF": str(tmp_path / "conf"),
+            "ANMI_DATA": str(tmp_path / "data"),
+            "ANMI_STORE": "s3://bucket/anmi",
+            "ANMI_LEDGER": "postgresql://db/ledger",
+            "ANMI_MLFLOW": "http://127.0.0.1:5001",
+            "ANMI_DAGSTER_UI": "http://127.0.0.1:3001",
+            "ANMI_MLFLOW_UI": "http://127.0.0.1:5002",
+        }
+    )
     assert settings.home == tmp_path / "new" / "home"
     assert (settings.conf, settings.data) == (tmp_path / "conf", tmp_path / "data")
     assert (settings.store_url, settings.ledger_url) == ("s3://bucket/anmi", "postgresql://db/ledger")

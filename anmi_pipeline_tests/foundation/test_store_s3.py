@@ -107,13 +107,15 @@ def test_what_another_process_writes_is_seen_at_once(s3: object) -> None:
     """A listing that s3fs kept would hide it."""
     source = Bench(f"s3://{BUCKET}/a").build("corpus", corpus())
     watcher = Bench(f"s3://{BUCKET}/b")
-    assert list(watcher.store.objects()) == []
+    watcher.build("corpus", corpus(9), config={"older": True})
+    assert len(list(watcher.store.objects())) == len(list(watcher.records.all())) == 1
     assert watcher.records.find("corpus", "tiny", source.build_key) is None
     for key in keys(s3, "a/"):
         s3.copy_object(Bucket=BUCKET, Key=f"b/{key.removeprefix('a/')}", CopySource={"Bucket": BUCKET, "Key": key})
     assert watcher.store.has("corpus", source.digest)
     assert watcher.records.find("corpus", "tiny", source.build_key) == source
-    assert list(watcher.records.refs()) == [("corpus", "tiny")]
+    assert watcher.records.current("corpus", "tiny") == source
+    assert len(list(watcher.store.objects())) == len(list(watcher.records.all())) == 2
     for key in keys(s3, "b/objects"):
         s3.delete_object(Bucket=BUCKET, Key=key)
     assert not watcher.store.has("corpus", source.digest)
@@ -150,3 +152,19 @@ def test_garbage_is_named_and_removed(s3: object, tmp_path: Path) -> None:
 def test_a_bucket_that_is_not_there_is_one_clear_error(s3: object) -> None:
     with pytest.raises(ArtifactError, match=r"cannot write s3://no-such-bucket/store/objects/corpus/.*run again"):
         Bench("s3://no-such-bucket/store").build("corpus", corpus())
+
+
+def test_a_store_that_cannot_be_reached_is_one_clear_error(s3: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import s3fs
+
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(f"AWS_{name}")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    s3fs.S3FileSystem.clear_instance_cache()
+    bench = Bench(f"s3://{BUCKET}/store")
+    problem = r"cannot read s3://anmi-tests/store/\S+: Unable to locate credentials. Check ANMI_STORE, the credentials"
+    with pytest.raises(ArtifactError, match=problem):
+        bench.build("corpus", corpus())
+    with pytest.raises(ArtifactError, match=problem):
+        list(verify(bench.records))

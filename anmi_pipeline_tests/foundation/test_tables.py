@@ -46,7 +46,14 @@ def test_a_frame_is_typed_and_sorted_by_key_whatever_the_order(keys: list[tuple[
 
 def test_a_nullable_column_may_be_absent_and_others_may_not() -> None:
     frame = QUERIES.frame([{"query_id": "q", "text": "t", "split": "test"}])
-    assert frame.row(0, named=True) == {"query_id": "q", "text": "t", "split": "test", "group_id": None, "has_evidence": None, "source_ids": None}
+    assert frame.row(0, named=True) == {
+        "query_id": "q",
+        "text": "t",
+        "split": "test",
+        "group_id": None,
+        "has_evidence": None,
+        "source_ids": None,
+    }
     with pytest.raises(InputError, match=r"table queries lacks column\(s\) split; it has query_id, text\."):
         QUERIES.frame([{"query_id": "q", "text": "t"}])
     with pytest.raises(InputError, match=r"table run lacks column\(s\) rank, score"):
@@ -65,7 +72,11 @@ def test_numbers_are_brought_to_the_declared_type() -> None:
         ([{"query_id": "q", "doc_id": "d", "grade": "high"}], "table qrels: a value does not fit its column's type"),
         ([{"query_id": "q", "doc_id": "d", "grade": 1.5}], "table qrels: column grade holds 1.5, which is not a whole number"),
         ([{"query_id": "q", "doc_id": "d", "grade": float("inf")}], "table qrels: a value does not fit its column's type"),
-        ([{"query_id": "q", "doc_id": "d", "grade": 1}, {"query_id": 7, "doc_id": "d", "grade": 1}], "table qrels: "),
+        (
+            {"query_id": ["q", 7], "doc_id": ["d", "e"], "grade": [1, 1]},
+            "table qrels: the values of a column do not have one type",
+        ),
+        ([{"query_id": "q"}, {"query_id": ["q"]}], "table qrels: the values of a column do not have one type"),
         ({"query_id": ["q"], "doc_id": ["d", "e"], "grade": [1]}, "table qrels: "),
     ],
 )
@@ -76,8 +87,19 @@ def test_a_value_that_does_not_fit_is_refused(rows: tables.Rows, problem: str) -
 
 def elo(**changes: object) -> pl.DataFrame:
     """One row of an Elo table."""
-    row = {"query_id": "q", "doc_id": "d", "theta": 0.0, "elo": 1500.0, "std_error": 1.0, "rank": 1, "n_comparisons": 1, "status": "ok"}
-    return pl.DataFrame([{**row, **changes}], schema_overrides={"relevance": pl.Float64}).with_columns(relevance=pl.lit(None, pl.Float64))
+    row = {
+        "query_id": "q",
+        "doc_id": "d",
+        "theta": 0.0,
+        "elo": 1500.0,
+        "std_error": 1.0,
+        "rank": 1,
+        "n_comparisons": 1,
+        "status": "ok",
+    }
+    return pl.DataFrame([{**row, **changes}], schema_overrides={"relevance": pl.Float64}).with_columns(
+        relevance=pl.lit(None, pl.Float64)
+    )
 
 
 def test_validation_names_what_is_wrong() -> None:

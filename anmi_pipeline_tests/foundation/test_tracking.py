@@ -35,7 +35,9 @@ def test_a_run_holds_what_was_logged(tracker: Tracker, tmp_path: Path) -> None:
     tags = {"dagster.run_id": "abc", "anmi.elo_table": "d" * 64}
     with tracker.run("training", "checkpoint tiny|anmi", params, tags) as run:
         run.log_metrics({"ndcg": 0.5}, step=3)
-        run.log_steps([{"step": step, "loss": 1 / (step + 1), "wall_ms": 1000 + step} for step in range(BATCH + 5)], prefix="train.")
+        run.log_steps(
+            [{"step": step, "loss": 1 / (step + 1), "wall_ms": 1000 + step} for step in range(BATCH + 5)], prefix="train."
+        )
         run.log_figure(b"\x89PNG picture", "curve.png")
         run.log_json({"b": 1, "a": [1, 2]}, "list.json")
         (tmp_path / "model").mkdir()
@@ -55,7 +57,9 @@ def test_a_run_holds_what_was_logged(tracker: Tracker, tmp_path: Path) -> None:
     assert tags.items() <= stored.data.tags.items()
     assert stored.data.metrics["ndcg"] == 0.5
     history = client.get_metric_history(run.run_id, "train.loss")
-    assert [(point.step, point.value, point.timestamp) for point in history] == [(s, 1 / (s + 1), 1000 + s) for s in range(BATCH + 5)]
+    assert [(point.step, point.value, point.timestamp) for point in history] == [
+        (s, 1 / (s + 1), 1000 + s) for s in range(BATCH + 5)
+    ]
     folder = Path(stored.info.artifact_uri.removeprefix("file://"))
     assert folder.is_relative_to(tracker.settings.home / "mlartifacts" / "training")
     assert (folder / "plots" / "curve.png").read_bytes() == b"\x89PNG picture"
@@ -123,7 +127,9 @@ def test_a_dead_run_is_ended_and_a_living_one_is_not(tracker: Tracker) -> None:
     assert tracker.client().get_run(mine.run_id).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize(("tag", "value", "dead"), [(PID, "999999999", True), (PROCESS_START, "1", True), (HOST, "elsewhere", False)])
+@pytest.mark.parametrize(
+    ("tag", "value", "dead"), [(PID, "999999999", True), (PROCESS_START, "1", True), (HOST, "elsewhere", False)]
+)
 def test_process_ids_are_compared_with_start_and_host(tracker: Tracker, tag: str, value: str, dead: bool) -> None:
     with tracker.run("training", "tagged", {}, {}) as run:
         tracker.client().set_tag(run.run_id, tag, value)

@@ -5,6 +5,7 @@ import os
 import queue
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -84,9 +85,11 @@ class Site:
             "tags": {tag["key"]: tag["value"] for tag in event["tags"]},
         }
 
-    def run_status(self, run_id: str) -> str:
-        """Status of a run."""
-        return self.graphql("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)["runOrError"]["status"]
+    def ended(self, run_id: str) -> str:
+        """How a run ended; "" while it has not."""
+        query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+        status = self.graphql(query, id=run_id)["runOrError"]["status"]
+        return status if status in ("SUCCESS", "FAILURE", "CANCELED") else ""
 
 
 def wait_for(get: Callable[[], Value], what: str, seconds: float) -> Value:
@@ -118,7 +121,9 @@ def make_site(root: Path) -> Site:
     own |= {"ANMI_DAGSTER_UI": dagster, "ANMI_MLFLOW_UI": mlflow, "PYTHONUNBUFFERED": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANMI_", "DAGSTER", "MLFLOW"))}
     site = Site(root / "home", {**kept, **own}, dagster, mlflow)
-    made = subprocess.run([*COMMAND, "run", "--dataset", BUILT], env=site.environment, capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [*COMMAND, "run", "--dataset", BUILT], env=site.environment, capture_output=True, text=True, check=False
+    )
     assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-4000:]
     return site
 
@@ -165,3 +170,26 @@ class Served:
         """Ask it to stop as a service manager does; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=STOP_SECONDS)
+
+    def groups(self) -> list[int]:
+        """Process groups of its servers: each server is the leader of one."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="utf-8").split()
+        return [int(pid) for pid in children if os.getpgid(int(pid)) == int(pid)]
+
+
+def stored(site: Site) -> dict[str, object]:
+    """Everything that a rebuild would add to: objects, records, MLflow runs, verdicts."""
+    found = {room: {str(path) for path in (site.home / room).rglob("*") if path.is_file()} for room in ("objects", "records")}
+    runs = rows(site.home / "mlflow.db", "runs")
+    return {**found, "refs": refs(site), "mlflow_runs": runs, "verdicts": rows(site.home / "ledger.db", "verdicts")}
+
+
+def refs(site: Site) -> dict[str, str]:
+    """What every ref of the store says."""
+    return {str(path): path.read_text(encoding="utf-8") for path in (site.home / "refs").rglob("*") if path.is_file()}
+
+
+def rows(database: Path, table: str) -> int:
+    """Rows of a SQLite table."""
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        return int(connection.execute(f"select count(*) from {table}").fetchone()[0])

@@ -1,0 +1,1 @@
+"""Golden digests of a small dataset."""
