@@ -7,6 +7,7 @@ that run something, through `defs/launch.py`. Exit codes: 0 done, 1 a run or the
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -116,6 +117,7 @@ def dataset_check(
 ) -> None:
     """Read a dataset's file and its collection, and say what is in it, before anything runs."""
     from anmi_pipeline.catalog.checking import check_dataset
+    from anmi_pipeline.catalog.files import names
     from anmi_pipeline.console import print_json, print_rows
 
     rows = check_dataset(file, settings())
@@ -123,7 +125,12 @@ def dataset_check(
         print_json({"rows": rows})
     else:
         print_rows(console(), file, rows)
-        console().print("ok: `anmi run` can start", markup=False)
+        name = Path(file).stem
+        console().print(f"ok: `anmi run --dataset {name}` can start", markup=False)
+        if name not in names("datasets", settings().conf):
+            console().print(
+                "put the file into datasets/ of your ANMI_CONF folder first: that is where runs look for it", markup=False
+            )
 
 
 @app.command("leaderboard")
@@ -144,7 +151,7 @@ def show_board(dataset: str, split: str | None = None, *, as_json: bool = False)
 
     board = stored_board(dataset, settings())
     if as_json:
-        print_json(rows_json(board))
+        print_json(rows_json(board) | {"contrasts": board.contrasts.to_dicts()})
         return
     for title, rows in board_tables(board, split):
         print_rows(console(), title, rows)
@@ -239,11 +246,18 @@ def gc(
     dry_run: Annotated[bool, typer.Option(help="only name it")] = False,
 ) -> None:
     """Remove what nothing needs: unfinished objects, partial files, objects without a record."""
+    from anmi_pipeline.defs.launch import active_runs
     from anmi_pipeline.lineage import garbage, remove
     from anmi_pipeline.records import Records
     from anmi_pipeline.store import Store
 
-    found = list(garbage(Records(Store(settings().store_url)), history=history))
+    here = settings()
+    running = active_runs(here)
+    if running:
+        raise InputError(
+            f"run {running[0]} is under way and may be writing what looks unfinished. Wait for its end, then collect."
+        )
+    found = list(garbage(Records(Store(here.store_url)), history=history))
     for path in found:
         console().print(str(path), markup=False)
         if not dry_run:

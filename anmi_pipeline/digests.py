@@ -31,10 +31,18 @@ def digest_bytes(data: bytes) -> Digest:
 def canonical_json(value: Json) -> bytes:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes.
 
+    Raises:
+        ArtifactError: a number is NaN or infinite.
+
     >>> canonical_json({"b": 1, "a": [1.5, None]})
     b'{"a":[1.5,null],"b":1}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise ArtifactError(
+            f"a figure to be stored is NaN or infinite ({error}): {value!r:.300}. Look for a diverged fit."
+        ) from error
 
 
 def digest_json(value: Json) -> Digest:

@@ -379,7 +379,7 @@ LINEAGE = TableSpec(
         Column("system", TEXT, "recipe"),
         Column("artifact", TEXT, "asset, with #part where only a part was read"),
         Column("digest", TEXT, "digest"),
-        Column("partition", TEXT, "partition it was built for"),
+        Column("built_for", TEXT, "partition it was built for"),
         Column("rows", INT, "rows, when it is a table", nullable=True),
         Column("judges", TEXT, "judges, for artifacts that hold verdicts", nullable=True),
         Column("cost_usd", FLOAT, "what the verdicts cost, USD", nullable=True, content=False),

@@ -27,6 +27,9 @@ LONGEST_PARAMETER = 6000
 HOST, PID, PROCESS_START = "anmi.host", "anmi.pid", "anmi.process_start"
 """Tags that say which process a run belongs to; a process id means nothing on another machine."""
 
+QUIET = {"GIT_PYTHON_REFRESH": "quiet", "MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+"""What keeps mlflow from talking over our own progress."""
+
 
 class TrackedRun:
     """One open MLflow run."""
@@ -105,7 +108,8 @@ class Tracker:
 
         mlflow keeps its default store in a global and asks git for the version of the code; neither may reach our runs.
         """
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         import mlflow
 
         mlflow.set_tracking_uri(self.url)

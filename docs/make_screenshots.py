@@ -7,13 +7,13 @@ servers start on the default ports; give others where those are taken.
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 from playwright.sync_api import Browser, Error, Page, sync_playwright
@@ -29,6 +29,8 @@ HERE = Path(__file__).resolve().parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WAIT_MS = 90_000
+OVERHANG = 60
+"""Dagster fits a graph to a canvas that ends this many pixels below the page: it is drawn on a lower page, which then grows."""
 STILL_MS, STILL_TRIES = 700, 15
 """A page is still when two pictures of it this far apart are equal."""
 
@@ -49,9 +51,9 @@ class Picture(Config):
     server: str = Field(default="dagster", description="dagster or mlflow")
     route: str = Field(default="", description="path on that server")
     texts: tuple[str, ...] = Field(default=(), description="texts that must be on the page before it is taken")
-    storage: dict[str, str] = Field(default={}, description="settings of the page in the browser's local storage")
+    storage: dict[str, str | bool] = Field(default={}, description="settings of the page in the browser's local storage")
     scale: float = Field(default=1, description="device pixels per CSS pixel")
-    centre: bool = Field(default=False, description="fit the drawn graph into the page")
+    graph: bool = Field(default=False, description="the page draws a graph, which must fit into it")
     plot: Plot | None = Field(default=None, description="take this plot instead of a page")
 
 
@@ -110,19 +112,10 @@ def mlflow_route(records: Records, dataset: str, recipe: str) -> str:
 
 def filled(picture: Picture, known: Mapping[str, str]) -> Picture:
     """A picture with the names of this state in its routes and texts."""
-
-    def fill(value: Any) -> Any:
-        match value:
-            case str():
-                return value.format(**known)
-            case dict():
-                return {key: fill(inner) for key, inner in value.items()}
-            case list() | tuple():
-                return [fill(inner) for inner in value]
-            case _:
-                return value
-
-    return Picture.model_validate(fill(picture.model_dump()))
+    text = picture.model_dump_json()
+    for name, value in known.items():
+        text = text.replace(f"{{{name}}}", json.dumps(value)[1:-1])
+    return Picture.model_validate_json(text)
 
 
 def copy_plot(records: Records, plot: Plot, target: Path) -> Path:
@@ -151,11 +144,14 @@ def started() -> Generator[Browser]:
 def take(browser: Browser, served: Served, size: tuple[int, int], picture: Picture, target: Path) -> None:
     """Open a page, wait for what it must show, take it."""
     base = {"dagster": served.dagster_url, "mlflow": served.mlflow_url}[picture.server]
-    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, device_scale_factor=picture.scale)
+    width, height = size
+    context = browser.new_context(
+        viewport={"width": width, "height": height - OVERHANG * picture.graph}, device_scale_factor=picture.scale
+    )
     context.set_default_timeout(WAIT_MS)
     page = context.new_page()
     for key, value in picture.storage.items():
-        page.add_init_script(f"localStorage.setItem({key!r}, JSON.stringify({value!r}))")
+        page.add_init_script(f"localStorage.setItem({json.dumps(key)}, {json.dumps(json.dumps(value))})")
     page.goto(base + picture.route, wait_until="domcontentloaded")
     for text in picture.texts:
         found = page.get_by_text(text, exact=True).first
@@ -163,10 +159,9 @@ def take(browser: Browser, served: Served, size: tuple[int, int], picture: Pictu
             found.wait_for()
         except Error as error:
             raise InputError(f"page {picture.route} does not show {text!r}: {error.message.splitlines()[0]}") from error
-    if picture.centre:
+    if picture.graph:
         settled(page)
-        # A double click on the background fits the graph; this corner of it is free of nodes.
-        page.mouse.dblclick(size[0] * 0.25, size[1] * 0.9)
+        page.set_viewport_size({"width": width, "height": height})
     target.write_bytes(settled(page))
     context.close()
 

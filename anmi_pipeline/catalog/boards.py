@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import load_dataset
-from anmi_pipeline.errors import ArtifactError
+from anmi_pipeline.errors import ArtifactError, InputError, nearest
 from anmi_pipeline.evaluation.leaderboard import Leaderboard
 from anmi_pipeline.evaluation.presentation import render_table
 from anmi_pipeline.records import Records
@@ -39,8 +39,15 @@ def stored_board(dataset: str, settings: Settings) -> Leaderboard:
 
 
 def board_tables(board: Leaderboard, split: str | None = None) -> list[tuple[str, list[dict[str, str]]]]:
-    """(title, rows) of every query set: the raw board, the tuned board, the paired contrasts."""
-    sets = [split] if split is not None else sorted(board.metrics["split"].unique())
+    """(title, rows) of every query set: the raw board, the tuned board, the paired contrasts.
+
+    Raises:
+        InputError: the board has no query set of that name.
+    """
+    known = sorted(board.metrics["split"].unique())
+    if split is not None and split not in known:
+        raise InputError(f'the leaderboard has no query set "{split}".{nearest(split, known)}')
+    sets = [split] if split is not None else known
     shown: list[tuple[str, list[dict[str, str]]]] = []
     for name in sets:
         shown.append((f"{name}: fixed inference settings", render_table(board, name, SHOWN_METRICS)))

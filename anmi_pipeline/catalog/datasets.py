@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from anmi_pipeline.catalog.files import Node, locate, merge, parse, resolve
+from anmi_pipeline.catalog.files import Node, locate, merge, parse, read_yaml, resolve
 from anmi_pipeline.collections.sources import SourceConfig
 from anmi_pipeline.evaluation.config import EvaluationConfig, TuningConfig
 from anmi_pipeline.judging.config import JudgingConfig
@@ -66,6 +66,7 @@ def read_dataset(path: Path, conf: Path | None) -> DatasetConfig:
         InputError: the file is not there, a field is wrong, or it names a recipe or dataset that does not exist.
     """
     node, chain = resolve("datasets", path, conf)
+    name_judges(node, conf)
     settings: Node = {**node, "name": path.stem, "family": chain[-1]}
     config = parse(DatasetConfig, settings, str(path))
     for recipe in (*config.recipes, *(name for name in config.recipe_settings if name != "all")):
@@ -73,3 +74,15 @@ def read_dataset(path: Path, conf: Path | None) -> DatasetConfig:
     for other in config.compare_with:
         locate("datasets", other, conf, where=path)
     return config
+
+
+def name_judges(node: Node, conf: Path | None) -> None:
+    """Put the settings of `judges/<name>.yaml` where a dataset names a judge instead of describing it.
+
+    Raises:
+        InputError: no such judge file.
+    """
+    judging = node.get("judging")
+    judges = judging.get("judges") if isinstance(judging, dict) else None
+    if isinstance(judging, dict) and isinstance(judges, list):
+        judging["judges"] = [read_yaml(locate("judges", one, conf)) if isinstance(one, str) else one for one in judges]

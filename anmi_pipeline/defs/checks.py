@@ -140,7 +140,8 @@ def lineage_consistent(context: dg.AssetCheckExecutionContext, workspace: dg.Res
     record, artifact, key = current(context, workspace, "checkpoint")
     problems = [*inconsistent_refs(workspace, record, key), *inconsistent_events(context, workspace, artifact, key)]
     elo = [node for node in lineage(workspace.records, record).walk() if node.name == "elo_table"]
-    description = " ".join(problems) or f"trained on Elo table {elo[0].digest[:12]}" if elo else "untrained"
+    sound = f"trained on Elo table {elo[0].digest[:12]}" if elo else "untrained"
+    description = " ".join(problems) or sound
     return dg.AssetCheckResult(passed=not problems, severity=dg.AssetCheckSeverity.ERROR, description=description)
 
 

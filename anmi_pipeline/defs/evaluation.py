@@ -160,7 +160,7 @@ def system_result(work: Work, dataset: str, recipe: str) -> SystemResult | None:
     )
 
 
-@dataset_asset("evaluation", {"polars"}, reads=("leaderboard",))
+@dataset_asset("evaluation", {"polars"}, reads=("leaderboard",), code_version=2)
 def lineage_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Which Elo table, verdicts and candidates stand behind every model on the board."""
     return Bench(context, workspace).build(trace, config={}, reads=(Read("leaderboard"),))
@@ -190,7 +190,7 @@ def lineage_row(system: str, node: Node) -> dict[str, object]:
         "system": system,
         "artifact": node.name,
         "digest": node.digest,
-        "partition": record.partition,
+        "built_for": record.partition,
         "rows": sum(record.rows.values()) if record.rows else None,
         "judges": ", ".join(judges) or None,
         "cost_usd": record.notes.get("cost_usd"),

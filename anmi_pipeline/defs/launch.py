@@ -103,6 +103,13 @@ def heal(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
     return [run.run_id for run in dead]
 
 
+def active_runs(settings: Settings) -> list[str]:
+    """Ids of the Dagster runs that are under way on this installation, after ending the dead ones."""
+    with open_instance(settings) as instance:
+        heal(instance, settings)
+        return [run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))]
+
+
 def stages(settings: Settings, dataset: str, recipes: Sequence[str], until: str | None) -> list[Stage]:
     """The runs of a pipeline, in order.
 

@@ -62,6 +62,8 @@ class EvaluationConfig(Config):
         unknown = sorted({split for name in query_sets for split in name.split("+")} - set(SPLITS))
         if unknown:
             raise ValueError(f"unknown split(s) {', '.join(unknown)}; the splits are {', '.join(SPLITS)}")
+        if "dev_final" not in query_sets:
+            raise ValueError("query_sets must name dev_final by itself: the winner is chosen there")
         return query_sets
 
 

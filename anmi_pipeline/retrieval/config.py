@@ -73,15 +73,9 @@ class PoolConfig(Config):
         default={"lexical": 0.5, "dense": 0.5, "sparse": 0.5, "late_interaction": 0.5},
         description="weight of each run in the min-max weighted sum; a run that is absent adds nothing",
     )
-    generator: Generator = Field(
-        default="rrf", description="generator whose pool is compared, trained on and reranked by default"
-    )
-    size: int = Field(default=50, ge=1, le=1000, description="documents of that pool per query")
 
     @model_validator(mode="after")
-    def _within_depth(self) -> "PoolConfig":
-        if self.size > self.depth:
-            raise ValueError(f"size {self.size} is above depth {self.depth}: raise depth or lower size")
+    def _some_weight(self) -> "PoolConfig":
         if any(weight < 0 for weight in self.weights.values()) or not any(self.weights.values()):
             raise ValueError(f"weights {self.weights} must be 0 or above, with at least one above 0")
         return self

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from anmi_pipeline.catalog.files import names
@@ -129,3 +130,10 @@ def test_no_page_names_this_machine() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert not [name for name in here if name in text], page.name
+
+
+def test_pictures_are_made_by_the_screenshot_script() -> None:
+    declared = yaml.safe_load((REPOSITORY / "docs" / "screenshots.yaml").read_text(encoding="utf-8"))
+    made = {f"{picture['id']}.png" for picture in declared["pictures"]}
+    shown = {Path(link).name for page in PAGES for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", prose(page))}
+    assert shown <= made

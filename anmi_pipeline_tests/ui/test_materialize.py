@@ -19,10 +19,7 @@ def finished(site: Site, asset: str, partition: str, before: Any) -> Any:
         return found if found and (before is None or found["time"] != before["time"]) else None
 
     made = wait_for(newer, f"{asset} of {partition}", RUN_SECONDS)
-    done = ("SUCCESS", "FAILURE", "CANCELED")
-    assert (
-        wait_for(lambda: (status := site.run_status(made["run"])) in done and status, "end of the run", RUN_SECONDS) == "SUCCESS"
-    )
+    assert wait_for(lambda: site.ended(made["run"]), "end of the run", RUN_SECONDS) == "SUCCESS"
     return made
 
 

@@ -1,15 +1,16 @@
-"""Issue 2: running again computes nothing; an edit reaches what is downstream of it and nothing else; `anmi verify` finds every flip.
+"""Issue 2: running again computes nothing, an edit reaches only what is downstream of it, and `anmi verify` finds every flip.
 
-Works on a made-up collection that it writes itself, with recorded verdicts and real code paths (BM25, Thurstone, learned fusion,
-MLflow, search model). Takes about five minutes on 2 cores.
+Works on a made-up collection that it writes itself, with recorded verdicts and real code paths (BM25, Thurstone, learned
+fusion, MLflow, search model). Takes about five minutes on 2 cores.
 """
 
+import json
 import os
 import random
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -56,12 +57,16 @@ def database_rows(path: Path, table: str) -> int:
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
         names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
         chosen = [table] if table in names else names
-        return max(connection.execute(f'select count(*) from "{name}"').fetchone()[0] for name in chosen)  
+        return max(connection.execute(f'select count(*) from "{name}"').fetchone()[0] for name in chosen)
 
 
 def nothing_new(figures: Figures, how: str, before: Work, after: Work) -> None:
     """Check that a run changed no digest, trained nothing and asked nothing."""
-    changed = [f"{asset}:{partition}" for (asset, partition), pair in after.snapshot.items() if before.snapshot.get((asset, partition)) != pair]
+    changed = [
+        f"{asset}:{partition}"
+        for (asset, partition), pair in after.snapshot.items()
+        if before.snapshot.get((asset, partition)) != pair
+    ]
     figures.check(f"{how}: artifacts whose digest or build changed", len(changed), exactly(0), detail=", ".join(changed[:5]))
     figures.check(f"{how}: new records", after.records - before.records, exactly(0))
     figures.check(f"{how}: new stored files", after.objects - before.objects, exactly(0))
@@ -97,7 +102,12 @@ def materialize_all(figures: Figures, installation: Installation, systems: Itera
     for assets, partition in launches:
         command = [str(Path(sys.executable).with_name("dg")), "launch", "--assets", ",".join(assets), "--partition", partition]
         done = run(command, installation.environment(), folder=Path(__file__).resolve().parents[2])
-        figures.check(f"dg launch {assets[0]}..{assets[-1]} of {partition}: exit code", done.code, exactly(0), detail=done.err[-300:] if done.code else "")
+        figures.check(
+            f"dg launch {assets[0]}..{assets[-1]} of {partition}: exit code",
+            done.code,
+            exactly(0),
+            detail=done.err[-300:] if done.code else "",
+        )
     nothing_new(figures, "by Dagster's own launch of all assets", before, Work.of(installation))
 
 
@@ -123,7 +133,9 @@ def edit_verdict(figures: Figures, installation: Installation, made: Made) -> No
     model = f"{DATASET}|features"
     old_model = installation.current("checkpoint", model)
     old_elo = before["elo_table", DATASET][0]
-    number = next(n for n, line in enumerate(made.verdicts.read_text().splitlines()) if line.startswith("q0,") and line.endswith("left"))
+    number = next(
+        n for n, line in enumerate(made.verdicts.read_text().splitlines()) if line.startswith("q0,") and line.endswith("left")
+    )
     edit_line(made.verdicts, number, ",left", ",right")
     done = built(installation, DATASET, figures)
     after = installation.snapshot()
@@ -137,7 +149,9 @@ def edit_verdict(figures: Figures, installation: Installation, made: Made) -> No
         figures.claim(f"edited verdict: {asset} has another digest", old != new, detail=f"{old[:12]} -> {new[:12]}")
     figures.claim("edited verdict: the model has another digest", f"checkpoint:{model}" in changed)
     listed = [name for name, (old, new, _) in changed.items() if old != new and not says_change(done.out, name, old, new)]
-    figures.check("edited verdict: changes that anmi run does not list (old -> new)", len(listed), exactly(0), detail=", ".join(listed))
+    figures.check(
+        "edited verdict: changes that anmi run does not list (old -> new)", len(listed), exactly(0), detail=", ".join(listed)
+    )
     stops = [name for name, (old, new, _) in changed.items() if old == new and name.split(":")[0] == "candidate_pool"]
     figures.note("edited verdict: equal content that stopped a chain", len(stops), detail=", ".join(stops))
     kept_history(figures, installation, old_elo, old_model.digest)
@@ -156,7 +170,9 @@ def kept_history(figures: Figures, installation: Installation, old_elo: str, old
     figures.claim("edited verdict: the old model is still complete", store.has("checkpoint", old_model), detail=old_model[:12])
     shown = installation.rows("lineage", old_model)
     named = [row["digest"] for row in shown if row["name"] == "elo_table"]
-    figures.claim("edited verdict: anmi lineage of the old model names the old Elo table", named == [old_elo], detail=str(named)[:60])
+    figures.claim(
+        "edited verdict: anmi lineage of the old model names the old Elo table", named == [old_elo], detail=str(named)[:60]
+    )
 
 
 def equal_content(figures: Figures, installation: Installation, made: Made) -> None:
@@ -174,16 +190,21 @@ def equal_content(figures: Figures, installation: Installation, made: Made) -> N
     figures.check("equal content: new records behind it (the chain must stop)", len(behind), exactly(0), detail=", ".join(behind))
 
 
-def edit_question(figures: Figures, installation: Installation, made: Made) -> None:
-    """Reword one evaluation question, which no judge is asked about; with recorded verdicts and with a judge of our own."""
-    built(installation, OWN_JUDGE, figures)
+def edit_question(
+    figures: Figures, installation: Installation, made: Made, datasets: Sequence[str] = (OWN_JUDGE, DATASET)
+) -> None:
+    """Reword one evaluation question, which no judge is asked about; with a judge of our own and with recorded verdicts."""
+    if installation.records.current("checkpoint", f"{datasets[0]}|features") is None:
+        built(installation, datasets[0], figures)
     before = Work.of(installation)
-    query = next(name for name, split in made.split.items() if split == "test")
+    query, other = [name for name, split in made.split.items() if split == "test"][:2]
     path = made.collection / "queries.jsonl"
-    number = next(n for n, line in enumerate(path.read_text().splitlines()) if f'"{query}"' in line)
-    edit_line(path, number, '"text": "', '"text": "please ')
-    built(installation, OWN_JUDGE, figures)
-    built(installation, DATASET, figures)
+    lines = path.read_text().splitlines()
+    number = next(n for n, line in enumerate(lines) if f'"{query}"' in line)
+    borrowed = json.loads(next(line for line in lines if f'"{other}"' in line))["text"]
+    edit_line(path, number, '"text": "', f'"text": "{borrowed} ')
+    for dataset in datasets:
+        built(installation, dataset, figures)
     after = Work.of(installation)
     changed = changes(before.snapshot, after.snapshot)
     for name, (old, new, _) in changed.items():
@@ -191,8 +212,10 @@ def edit_question(figures: Figures, installation: Installation, made: Made) -> N
     touched = {name: old != new for name, (old, new, _) in changed.items() if name.split(":")[0] in (*BOUGHT, *TRAINED)}
     own = [name for name in touched if name.endswith((f":{OWN_JUDGE}", f":{OWN_JUDGE}|features"))]
     moved = [name for name, other in touched.items() if other]
-    figures.claim("edited question: the queries have another digest", f"queries:{OWN_JUDGE}" in changed)
-    figures.check("edited question: judging and training artifacts with a new record", len(own), exactly(0), detail=", ".join(own))
+    figures.claim("edited question: the queries have another digest", f"queries:{datasets[0]}" in changed)
+    figures.check(
+        "edited question: judging and training artifacts with a new record", len(own), exactly(0), detail=", ".join(own)
+    )
     figures.check("edited question: verdicts, Elo or models with another digest", len(moved), exactly(0), detail=", ".join(moved))
     figures.check("edited question: new verdicts in the ledger", after.ledger_rows - before.ledger_rows, exactly(0))
     figures.check("edited question: new fits and trainings in MLflow", after.mlflow_runs - before.mlflow_runs, exactly(0))
@@ -202,7 +225,9 @@ def flip_bytes(figures: Figures, installation: Installation, count: int = FLIPS,
     """Flip one byte in each of many random files of the store, all at once; `anmi verify` must name every one."""
     figures.check("before the flips: files that anmi verify names", len(installation.damaged()), exactly(0))
     draw = random.Random(seed)
-    files = sorted(path for room in STORE for path in (installation.home / room).rglob("*") if path.is_file() and path.stat().st_size)
+    files = sorted(
+        path for room in STORE for path in (installation.home / room).rglob("*") if path.is_file() and path.stat().st_size
+    )
     chosen = draw.sample(files, min(count, len(files)))
     backup = {path: path.read_bytes() for path in chosen}
     for path, data in backup.items():
@@ -222,7 +247,11 @@ def flip_bytes(figures: Figures, installation: Installation, count: int = FLIPS,
 
 def is_named(path: Path, named: set[str]) -> bool:
     """Whether a file is among the names, which may be URLs."""
-    return str(path) in named or quote(str(path)) in named or any(name.endswith(f"{os.sep}{path.relative_to(path.parents[2])}") for name in named)
+    return (
+        str(path) in named
+        or quote(str(path)) in named
+        or any(name.endswith(f"{os.sep}{path.relative_to(path.parents[2])}") for name in named)
+    )
 
 
 def main() -> int:

@@ -1,9 +1,10 @@
 """Issue 2: a run that is killed at any moment leaves nothing half-done, and the next `anmi run` finishes it without a daemon.
 
-A reference run of a made-up collection gives the time line: when every step and every store write began and ended. Moments are
-drawn uniformly between the first and the last step; draws are thrown away only to have two each in judging, fit, training and store
-writes. The whole process group is killed with SIGKILL. A moment in a step is timed from that step's start in the live run; one in a
-store write is hit by the writing process itself, half-way through the file or before it gets its name. About 25 minutes on 2 cores.
+A reference run of a made-up collection gives the time line: when every step and every store write began and ended. Moments
+are drawn uniformly between the first and the last step; draws are thrown away only to have two each in judging, fit, training
+and store writes. The whole process group is killed with SIGKILL. A moment in a step is timed from that step's start in the
+live run; one in a store write is hit by the writing process itself, half-way through the file or before it gets its name.
+About 25 minutes on 2 cores.
 """
 
 import os
@@ -127,7 +128,9 @@ def events(home: Path) -> list[tuple[float, str, str, str]]:
     """(time, step, event, run id) of every step start and end in Dagster's event log, in order."""
     found: list[tuple[float, str, str, str]] = []
     for path in (home / "dagster" / "history" / "runs").glob("*-*.db"):
-        rows = query(path, "select timestamp, step_key, dagster_event_type from event_logs where dagster_event_type like 'STEP_%'")
+        rows = query(
+            path, "select timestamp, step_key, dagster_event_type from event_logs where dagster_event_type like 'STEP_%'"
+        )
         for stamp, step, kind in rows:
             if kind in ("STEP_START", "STEP_SUCCESS", "STEP_FAILURE"):
                 moment = datetime.fromisoformat(str(stamp)).replace(tzinfo=UTC).timestamp()

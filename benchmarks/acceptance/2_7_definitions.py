@@ -78,7 +78,9 @@ def check_load_time(figures: Figures, installation: Installation, loads: int = L
         processors.append(processor)
         heavy |= set(found)
     shown = " ".join(f"{wall:.2f}" for wall in walls)
-    figures.check("definitions beyond `import dagster`: median wall seconds", statistics.median(walls), at_most(SECONDS), detail=shown)
+    figures.check(
+        "definitions beyond `import dagster`: median wall seconds", statistics.median(walls), at_most(SECONDS), detail=shown
+    )
     figures.note("definitions beyond `import dagster`: median processor seconds", statistics.median(processors))
     figures.check("heavy modules imported by then", len(heavy), exactly(0), detail=", ".join(sorted(heavy)))
 

@@ -12,7 +12,18 @@ def main() -> int:
     figures = Figures("2.8 ui")
     with workplace(options.home) as place:
         report = place / "ui.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "ui", "anmi_pipeline_tests", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "ui",
+            "anmi_pipeline_tests",
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+        ]
         import os
 
         done = run(command, os.environ, folder=REPOSITORY)

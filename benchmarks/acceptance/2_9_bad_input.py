@@ -1,7 +1,8 @@
 """Issue 2: every bad input gives one clear error and leaves nothing half-written, by `anmi dataset check` and by `anmi run`.
 
-Each case damages a made-up collection of its own and starts from an empty ANMI_HOME. The last cases need mounts: the script starts
-itself again in a mount namespace (unshare -rm), where a tmpfs is filled up or made read-only. About six minutes on 2 cores.
+Each case damages a made-up collection of its own and starts from an empty ANMI_HOME. The last cases need mounts: the script
+starts itself again in a mount namespace (unshare -rm), where a tmpfs is filled up or made read-only. About six minutes on 2
+cores.
 """
 
 import json
@@ -87,26 +88,80 @@ def yaml_of(made: Made, name: str = DATASET) -> Path:
 CASES = (
     Case("duplicate document id", lambda made: twice(made, "corpus.jsonl", 2), ("corpus.jsonl", '"d2"')),
     Case("duplicate query id", lambda made: twice(made, "queries.jsonl", 3), ("queries.jsonl", '"q3"')),
-    Case("qrels name an absent document", lambda made: append(made.collection / "qrels/train.tsv", "q0\tghost\t1"), ("ghost", "qrels")),
-    Case("qrels name an absent query", lambda made: append(made.collection / "qrels/test.tsv", "ghost\td1\t1"), ("ghost", "qrels")),
+    Case(
+        "qrels name an absent document",
+        lambda made: append(made.collection / "qrels/train.tsv", "q0\tghost\t1"),
+        ("ghost", "qrels"),
+    ),
+    Case(
+        "qrels name an absent query", lambda made: append(made.collection / "qrels/test.tsv", "ghost\td1\t1"), ("ghost", "qrels")
+    ),
     Case("empty document", lambda made: document(made, 3, title="", text=" "), ("corpus.jsonl", '"d3"')),
-    Case("a 100 kB document", lambda made: document(made, 4, text="word " * 20_000), ("corpus.jsonl", '"d4"', "100,0")),
-    Case("wrong column in the corpus", lambda made: substitute(made.collection / "corpus.jsonl", '"text":', '"body":'), ("corpus.jsonl line 1", '"text"')),
-    Case("wrong column in the queries", lambda made: substitute(made.collection / "queries.jsonl", '"_id":', '"id":'), ("queries.jsonl line 1", '"_id"')),
-    Case("wrong columns in the qrels", lambda made: substitute(made.collection / "qrels/dev.tsv", "corpus-id", "document"), ("dev.tsv line 1", "corpus-id")),
-    Case("invalid UTF-8 in the corpus", lambda made: rewrite(made.collection / "corpus.jsonl", bad_byte), ("corpus.jsonl line 5", "UTF-8")),
-    Case("invalid UTF-8 in the YAML", lambda made: rewrite(yaml_of(made), lambda lines: [*lines, b"# \xff"]), (f"{DATASET}.yaml", "UTF-8")),
+    Case("a 100 kB document", lambda made: document(made, 4, text="word " * 20_000), ("corpus.jsonl", "d4", "100,0")),
+    Case(
+        "wrong column in the corpus",
+        lambda made: substitute(made.collection / "corpus.jsonl", '"text":', '"body":'),
+        ("corpus.jsonl line 1", '"text"'),
+    ),
+    Case(
+        "wrong column in the queries",
+        lambda made: substitute(made.collection / "queries.jsonl", '"_id":', '"id":'),
+        ("queries.jsonl line 1", '"_id"'),
+    ),
+    Case(
+        "wrong columns in the qrels",
+        lambda made: substitute(made.collection / "qrels/dev.tsv", "corpus-id", "document"),
+        ("dev.tsv line 1", "corpus-id"),
+    ),
+    Case(
+        "invalid UTF-8 in the corpus",
+        lambda made: rewrite(made.collection / "corpus.jsonl", bad_byte),
+        ("corpus.jsonl line 5", "UTF-8"),
+    ),
+    Case(
+        "invalid UTF-8 in the YAML",
+        lambda made: rewrite(yaml_of(made), lambda lines: [*lines, b"# \xff"]),
+        (f"{DATASET}.yaml", "UTF-8"),
+    ),
     Case("not YAML", lambda made: append(yaml_of(made), "judging: [a"), (f"{DATASET}.yaml",)),
-    Case("a YAML typo", lambda made: substitute(yaml_of(made), "judging:", "judgin:"), (f"{DATASET}.yaml", '"judgin"', '"judging"')),
+    Case(
+        "a YAML typo", lambda made: substitute(yaml_of(made), "judging:", "judgin:"), (f"{DATASET}.yaml", '"judgin"', '"judging"')
+    ),
     Case("a YAML typo inside a block", lambda made: substitute(yaml_of(made), "degree:", "degre:"), ('degre"', '"degree"')),
-    Case("a typo in a recipe", lambda made: append(made.conf / "recipes/brief.yaml", "minning: {}"), ("brief", '"minning"', '"mining"'), ("--dataset", DATASET, "--recipe", "brief"), checkable=False),
+    Case(
+        "a typo in a recipe",
+        lambda made: append(made.conf / "recipes/brief.yaml", "minning: {}"),
+        ("brief", '"minning"', '"mining"'),
+        ("--dataset", DATASET, "--recipe", "brief"),
+        checkable=False,
+    ),
     Case("unknown dataset", lambda made: None, ('"quikc"', f'"{DATASET}"'), ("--dataset", "quikc"), checkable=False),
-    Case("unknown recipe", lambda made: None, ('"featurse"', '"features"'), ("--dataset", DATASET, "--recipe", "featurse"), checkable=False),
-    Case("unknown recipe in the YAML", lambda made: substitute(yaml_of(made), "features]", "featurse]"), ('"featurse"', '"features"')),
-    Case("a collection that is not there", lambda made: shutil.rmtree(made.collection), (str("collection"),)),
-    Case("a verdict about an absent document", lambda made: append(made.verdicts, "q0,d1,ghost,left"), ("battles.csv", "ghost"), ("--dataset", "replayed")),
-    Case("an unknown verdict", lambda made: append(made.verdicts, "q0,d1,d2,leftish"), ("battles.csv", "leftish"), ("--dataset", "replayed")),
-)  # fmt: skip
+    Case(
+        "unknown recipe",
+        lambda made: None,
+        ('"featurse"', '"features"'),
+        ("--dataset", DATASET, "--recipe", "featurse"),
+        checkable=False,
+    ),
+    Case(
+        "unknown recipe in the YAML",
+        lambda made: substitute(yaml_of(made), "features]", "featurse]"),
+        ('"featurse"', '"features"'),
+    ),
+    Case("a collection that is not there", lambda made: shutil.rmtree(made.collection), ("collection",)),
+    Case(
+        "a verdict about an absent document",
+        lambda made: append(made.verdicts, "q0,d1,ghost,left"),
+        ("battles.csv", "ghost"),
+        ("--dataset", "replayed"),
+    ),
+    Case(
+        "an unknown verdict",
+        lambda made: append(made.verdicts, "q0,d1,d2,leftish"),
+        ("battles.csv", "leftish"),
+        ("--dataset", "replayed"),
+    ),
+)
 
 
 def one_clear_error(figures: Figures, name: str, done: Finished, names: Sequence[str], *, code: int = BAD_INPUT) -> None:
@@ -168,12 +223,22 @@ def few_candidates(figures: Figures, place: Path, name: str, kept: int) -> None:
     query = next(query for query, split in made.split.items() if split == "train")
     rewrite(made.run, lambda lines: without(lines, query, kept))
     path = made.collection / "queries.jsonl"
-    rewrite(path, lambda lines: [json.dumps({"_id": query, "text": "xylophone"}).encode() if f'"{query}"'.encode() in line else line for line in lines])
+    rewrite(
+        path,
+        lambda lines: [
+            json.dumps({"_id": query, "text": "xylophone"}).encode() if f'"{query}"'.encode() in line else line for line in lines
+        ],
+    )
     installation = Installation(made.folder / "home", made.conf)
     done = installation.anmi("run", "--dataset", DATASET)
     lines = [line for line in f"{done.out}\n{done.err}".splitlines() if re.search(rf"\b{query}\b", line)]
     said = " ".join(lines)[:300] or "it says nothing of it"
-    figures.check(f"{name}: exit code", done.code, Bound("0 with a warning, or 2", lambda code: code in (0, BAD_INPUT)), detail=done.text[-200:] if done.code else "")
+    figures.check(
+        f"{name}: exit code",
+        done.code,
+        Bound("0 with a warning, or 2", lambda code: code in (0, BAD_INPUT)),
+        detail=done.text[-200:] if done.code else "",
+    )
     figures.check(f"{name}: lines that name the query", len(lines), exactly(1), detail=said)
     figures.claim(f"{name}: no technical words", not any(word in f"{done.out}{done.err}" for word in TECHNICAL))
     nothing_half_written(figures, name, installation)
@@ -194,7 +259,12 @@ def one_document(figures: Figures, place: Path) -> None:
         rewrite(path, lambda lines: [line for line in lines if b"\td0\t" in line or b"query-id" in line or not line])
     installation = Installation(made.folder / "home", made.conf)
     done = installation.anmi("run", "--dataset", DATASET)
-    figures.check("a corpus of one document: exit code", done.code, Bound("0 or 2", lambda code: code in (0, BAD_INPUT)), detail=" ".join(done.errors))
+    figures.check(
+        "a corpus of one document: exit code",
+        done.code,
+        Bound("0 or 2", lambda code: code in (0, BAD_INPUT)),
+        detail=" ".join(done.errors),
+    )
     figures.claim("a corpus of one document: no technical words", not any(word in f"{done.out}{done.err}" for word in TECHNICAL))
     nothing_half_written(figures, "a corpus of one document", installation)
 
@@ -207,7 +277,12 @@ def file_limit(figures: Figures, place: Path) -> None:
     one_clear_error(figures, "full disk (file size limit)", done, ("objects/corpus", "limit"), code=FAILED)
     nothing_half_written(figures, "full disk (file size limit)", installation, stopped=True)
     done = installation.anmi("run", "--dataset", DATASET, "--until", "corpus")
-    figures.check("full disk (file size limit): exit code when there is room again", done.code, exactly(0), detail=done.text[-200:] if done.code else "")
+    figures.check(
+        "full disk (file size limit): exit code when there is room again",
+        done.code,
+        exactly(0),
+        detail=done.text[-200:] if done.code else "",
+    )
 
 
 def mounted(size: str, place: Path) -> Path:
@@ -234,12 +309,18 @@ def full_disk(figures: Figures, place: Path) -> None:
         filler.unlink()
         nothing_half_written(figures, name, replace(store, extra=installation.extra), stopped=True)
         done = installation.anmi("run", "--dataset", DATASET, "--until", "elo_table")
-        figures.check(f"{name}: exit code when there is room again", done.code, exactly(0), detail=done.text[-200:] if done.code else "")
+        figures.check(
+            f"{name}: exit code when there is room again", done.code, exactly(0), detail=done.text[-200:] if done.code else ""
+        )
 
 
 def read_only(figures: Figures, place: Path) -> None:
     """A store, and an ANMI_HOME, that cannot be written; what only reads still works."""
-    for name, whole, empty in (("read-only store", False, True), ("read-only ANMI_HOME", True, False), ("read-only empty ANMI_HOME", True, True)):
+    for name, whole, empty in (
+        ("read-only store", False, True),
+        ("read-only ANMI_HOME", True, False),
+        ("read-only empty ANMI_HOME", True, True),
+    ):
         made = make(place / f"read-only-{whole}-{empty}")
         disk = mounted("64m", made.folder / "disk")
         home = disk if whole else made.folder / "home"
@@ -253,7 +334,12 @@ def read_only(figures: Figures, place: Path) -> None:
         nothing_half_written(figures, name, replace(installation, home=disk))
         if not empty:
             done = installation.anmi("leaderboard", "--dataset", DATASET)
-            figures.check(f"{name}: anmi leaderboard still answers: exit code", done.code, exactly(0), detail=done.text[-200:] if done.code else "")
+            figures.check(
+                f"{name}: anmi leaderboard still answers: exit code",
+                done.code,
+                exactly(0),
+                detail=done.text[-200:] if done.code else "",
+            )
 
 
 def with_mounts(figures: Figures, place: Path) -> None:
@@ -261,12 +347,16 @@ def with_mounts(figures: Figures, place: Path) -> None:
     command = ["unshare", "-rm", sys.executable, str(Path(__file__).resolve()), "--mounts", "--home", str(place / "mounts")]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
     sys.stdout.write(done.stdout)
-    figures.check("full disk and read-only store, in a mount namespace: exit code", done.returncode, exactly(0), detail=done.stderr[-500:])
+    figures.check(
+        "full disk and read-only store, in a mount namespace: exit code", done.returncode, exactly(0), detail=done.stderr[-500:]
+    )
 
 
 def main() -> int:
     """All cases."""
-    options = arguments(__doc__ or "", add=lambda parser: parser.add_argument("--mounts", action="store_true", help="only the mounts"))
+    options = arguments(
+        __doc__ or "", add=lambda parser: parser.add_argument("--mounts", action="store_true", help="only the mounts")
+    )
     figures = Figures("2.9 bad input" + (", mounts" if options.mounts else ""))
     with workplace(options.home) as place:
         work = place / f"cases-{os.getpid()}"

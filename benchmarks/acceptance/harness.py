@@ -1,7 +1,7 @@
 """What the acceptance scripts share: figures with bounds, a private installation, the `anmi` command, the board.
 
-Belongs here: printing `figure, seed, bound`, running `anmi` in a process of its own with an ANMI_HOME of its own, reading what it
-left. Does not: a claim (one script each) and made-up collections (`made.py`).
+Belongs here: printing `figure, seed, bound`, running `anmi` in a process of its own with an ANMI_HOME of its own, reading what
+it left. Does not: a claim (one script each) and made-up collections (`made.py`).
 """
 
 import argparse
@@ -174,12 +174,8 @@ class Installation:
             limit_file_bytes: no file may grow beyond this: a full disk as far as the store can tell.
             timeout: seconds after which it is killed.
         """
-
-        def limit() -> None:
-            if limit_file_bytes is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes, limit_file_bytes))
-
-        return run(self.command(*arguments), self.environment(), prepare=limit, timeout=timeout)
+        limits = [] if limit_file_bytes is None else ["prlimit", f"--fsize={limit_file_bytes}"]
+        return run([*limits, *self.command(*arguments)], self.environment(), timeout=timeout)
 
     def rows(self, *arguments: str) -> list[dict[str, object]]:
         """The rows of a listing command."""
@@ -226,20 +222,22 @@ def run(
     environment: Mapping[str, str],
     *,
     folder: Path | None = None,
-    prepare: Callable[[], None] | None = None,
     timeout: float | None = None,
 ) -> Finished:
     """Run a command in a process group of its own and measure it."""
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen(
-            command, env=dict(environment), cwd=folder, stdout=out, stderr=err, preexec_fn=prepare, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=dict(environment), cwd=folder, stdout=out, stderr=err, start_new_session=True)
         try:
             _, status, used = wait(process.pid, timeout)
         except TimeoutError:
             os.killpg(process.pid, 9)
             _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            # Its group is its own: Ctrl-C does not reach it.
+            os.killpg(process.pid, 9)
+            process.wait()
+            raise
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)

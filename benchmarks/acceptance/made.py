@@ -1,7 +1,7 @@
 """A made-up collection for the scripts that break, kill and edit things: topics of invented words, exact grades, no download.
 
-Belongs here: writing the collection (BEIR layout), a recorded run, a verdict file and the YAML files that name them. Does not: any
-claim. Equal seeds write equal bytes.
+Belongs here: writing the collection (BEIR layout), a recorded run, a verdict file and the YAML files that name them. Does not:
+any claim. Equal seeds write equal bytes.
 """
 
 import csv
@@ -105,7 +105,9 @@ def text(rng: np.random.Generator, topic: Sequence[str], filler: Sequence[str], 
 def write_collection(made: Made, texts: Sequence[str], asked: dict[str, str]) -> None:
     """Write corpus.jsonl, queries.jsonl and qrels/."""
     (made.collection / "qrels").mkdir(parents=True)
-    rows = [{"_id": doc, "title": " ".join(body.split()[:3]), "text": body} for doc, body in zip(made.documents, texts, strict=True)]
+    rows = [
+        {"_id": doc, "title": " ".join(body.split()[:3]), "text": body} for doc, body in zip(made.documents, texts, strict=True)
+    ]
     write_lines(made.collection / "corpus.jsonl", [json.dumps(row) for row in rows])
     write_lines(made.collection / "queries.jsonl", [json.dumps({"_id": query, "text": asked[query]}) for query in made.split])
     for name in ("train", "dev", "test"):
