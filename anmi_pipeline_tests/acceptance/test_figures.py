@@ -59,6 +59,7 @@ def test_equal_seeds_make_equal_collections(load, tmp_path):
 
 def test_placebo_differs_from_its_twin_in_shuffled_labels_alone(load, figures):
     load("2_3_simulated").placebo_differs(figures)
+    assert figures.checked and not figures.failed
 
 
 def test_ndcg_agrees_with_ir_measures(load):

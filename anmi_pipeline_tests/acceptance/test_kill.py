@@ -37,3 +37,4 @@ def test_next_run_finishes_what_a_killed_one_began(kill, homes, reference, figur
     outcome.landed[landed] += 1
     kill.examine(killed, DATASET, reference, f"kill in {landed}", outcome)
     kill.report(figures, outcome, reference, 1, 0, 0)
+    assert figures.checked and not figures.failed

@@ -21,6 +21,7 @@ from anmi_pipeline.defs.servers import (
     on_signals,
     only_server,
     require_free,
+    serve,
     server_environment,
     serving,
     start,
@@ -105,6 +106,67 @@ def test_stopping_ends_children_that_ignore_it(tmp_path: Path, monkeypatch: pyte
     assert len(living(server.process.pid)) == 2
     stop_servers([server])
     assert living(server.process.pid) == []
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Two small web servers in place of Dagster and MLflow, and their ports."""
+    for name in ("server_info", "health"):
+        (tmp_path / name).write_text("ok")
+
+    def command(_: Settings, port: int) -> list[str]:
+        return [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+
+    for name in ("dagster_command", "mlflow_command"):
+        monkeypatch.setattr(f"anmi_pipeline.defs.servers.{name}", command)
+    return free_port(), free_port()
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_serving_says_where_and_ends_on_a_signal(settings: Settings, stand_ins: tuple[int, int]) -> None:
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "Ctrl-C" in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    serve(settings, dagster_port=stand_ins[0], mlflow_port=stand_ins[1], say=say)
+    assert f"Dagster: http://127.0.0.1:{stand_ins[0]}" in said
+    assert f"MLflow:  http://127.0.0.1:{stand_ins[1]}" in said
+    assert said[-1] == "stopped"
+    for port in stand_ins:
+        require_free("Dagster", port)
+    with only_server(settings):
+        pass
+
+
+def test_serving_ends_when_a_server_does(settings: Settings, stand_ins: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys; from http.server import *; HTTPServer(('127.0.0.1', int(sys.argv[1])), SimpleHTTPRequestHandler)"
+    monkeypatch.setattr("anmi_pipeline.defs.servers.answers", lambda _: True)
+    monkeypatch.setattr(
+        "anmi_pipeline.defs.servers.mlflow_command",
+        lambda _, port: [sys.executable, "-c", f"{code}; sys.exit('gone')", str(port)],
+    )
+    with pytest.raises(ServerError, match=r"(?s)mlflow server ended with exit code 1.*gone"):
+        serve(settings, dagster_port=stand_ins[0], mlflow_port=stand_ins[1])
+    require_free("Dagster", stand_ins[0])
+
+
+def test_a_tracking_server_elsewhere_is_not_started_again(settings: Settings, stand_ins: tuple[int, int]) -> None:
+    update = {"tracking_url": "http://mlflow.example", "mlflow_ui_url": "http://mlflow.example/ui"}
+    elsewhere = settings.model_copy(update=update)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anmi_pipeline.defs.servers.end_dead_runs", lambda _: [])
+        with serving(elsewhere, dagster_port=stand_ins[0]) as (served, servers):
+            assert served.mlflow_url == "http://mlflow.example/ui"
+            assert [server.name for server in servers] == ["dagster"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

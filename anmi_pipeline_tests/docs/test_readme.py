@@ -63,7 +63,7 @@ def test_the_leaderboard_was_pasted_from_a_demo() -> None:
 
 
 def test_the_sentences_follow_from_the_intervals() -> None:
-    splits = ("held_out", "dev_final+test")
+    splits = ("held_out", "dev_final", "dev_final+test")
     queries = QUERIES.frame([{"query_id": f"{s}{n}", "text": "?", "split": s} for s in ("held_out", "test") for n in range(12)])
     qrels = QRELS.frame([{"query_id": q, "doc_id": "right", "grade": 1} for q in queries["query_id"]])
 

@@ -7,7 +7,7 @@ from anmi_pipeline.evaluation.config import EvaluationConfig, InferenceSettings,
 
 
 def test_defaults_are_valid_and_joined_sets_allowed():
-    assert EvaluationConfig(query_sets=("test", "dev_final+test")).depth == 200
+    assert EvaluationConfig(query_sets=("dev_final", "test", "dev_final+test")).depth == 200
     assert InferenceSettings() == InferenceSettings(fusion="none", threshold=None)
 
 
@@ -17,6 +17,7 @@ def test_defaults_are_valid_and_joined_sets_allowed():
         ({"metrics": ("MAP@10", "nDCG@10")}, "unknown metric"),
         ({"metrics": ("MRR@10",)}, "must include nDCG@10"),
         ({"query_sets": ("dev+test",)}, "unknown split"),
+        ({"query_sets": ("test", "dev_final+test")}, "must name dev_final by itself"),
         ({"bootstrap": 10}, "Extra inputs"),
     ],
 )

@@ -1,8 +1,8 @@
 """Digests of a small dataset's artifacts do not move unless the asset's code_version does.
 
-A digest that moves while its version stands would let an old record stand for new content. When a change of content is meant: raise
-`code_version` of the asset and write the new digest here, with the reason in the commit. Only assets without linear algebra are
-listed: the last bits of a solver differ between processors.
+A digest that moves while its version stands would let an old record stand for new content. When a change of content is meant:
+raise `code_version` of the asset and write the new digest here, with the reason in the commit. Only assets without linear algebra
+are listed: the last bits of a solver differ between processors.
 """
 
 import json

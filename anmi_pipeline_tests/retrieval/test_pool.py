@@ -14,7 +14,7 @@ from anmi_pipeline_tests.retrieval.frames import listing, query_frame, run_frame
 LEXICAL = run_frame({"q1": [("a", 9), ("b", 7), ("c", 1)], "q2": [("a", 2)]})
 DENSE = run_frame({"q1": [("d", 0.9), ("b", 0.8), ("a", 0.1)], "q2": [("e", 0.5), ("a", 0.4)]})
 TWO = {"lexical": LEXICAL, "dense": DENSE, "sparse": RUN.frame(), "late_interaction": RUN.frame()}
-SMALL = PoolConfig(depth=10, size=10)
+SMALL = PoolConfig(depth=10)
 
 
 def documents(pool: pl.DataFrame, generator: Generator, query_id: str = "q1", size: int = 10) -> list[str]:
@@ -58,7 +58,7 @@ def test_pools_are_prefixes_and_queries_independent(
     lexical: pl.DataFrame, dense: pl.DataFrame, sparse: pl.DataFrame, size: int
 ) -> None:
     given_runs = {"lexical": lexical, "dense": dense, "sparse": sparse}
-    config = PoolConfig(depth=6, size=6)
+    config = PoolConfig(depth=6)
     pool = POOL.validate(build_pool(given_runs, config))
     for generator in GENERATORS:
         whole, part = pool_documents(pool, generator, 6), pool_documents(pool, generator, size)
@@ -92,7 +92,7 @@ def test_documents_outside_every_run_can_be_added() -> None:
 
 def test_rows_beyond_every_generators_depth_are_left_out() -> None:
     deep = run_frame({"q": [(f"d{n:02d}", -n) for n in range(20)]})
-    pool = build_pool({"lexical": deep, "dense": deep}, PoolConfig(depth=5, size=5))
+    pool = build_pool({"lexical": deep, "dense": deep}, PoolConfig(depth=5))
     assert pool["doc_id"].to_list() == [f"d{n:02d}" for n in range(5)]
 
 
@@ -122,8 +122,6 @@ def test_bad_arguments_are_named() -> None:
         build_pool({"lexcal": LEXICAL}, SMALL)
     with pytest.raises(InputError, match='Did you mean "dense"'):
         pool_documents(build_pool(TWO, SMALL), "dens", 5)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValidationError, match="size 300 is above depth 200"):
-        PoolConfig(size=300)
     with pytest.raises(ValidationError, match="0 or above"):
         PoolConfig(weights={"lexical": -1})
     assert RetrievalConfig().pool.depth == 200

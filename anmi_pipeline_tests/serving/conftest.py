@@ -24,7 +24,8 @@ from anmi_pipeline.training.map_retriever import MapCheckpoint
 
 ENCODER = EncoderConfig(max_tokens=32, precision="float32")
 DEPTH = 15
-POOL = PoolConfig(depth=DEPTH, size=8)
+POOL = PoolConfig(depth=DEPTH)
+POOL_SIZE = 8
 TEXTS = {
     "os.listdir": "Return a list of the names of the entries in the given directory.",
     "os.remove": "Remove a file path. If the path is a directory, an error is raised.",
@@ -116,10 +117,10 @@ def checkpoints(world, tmp_path_factory):
 
 def scored_pool(world, checkpoints, kind):
     if kind == "features":
-        return FeatureModel.load(checkpoints / "features").score(world.pool.filter(pl.col("rrf_pool_rank") <= POOL.size))
+        return FeatureModel.load(checkpoints / "features").score(world.pool.filter(pl.col("rrf_pool_rank") <= POOL_SIZE))
     encoder = load_cross_encoder(str(checkpoints / "cross_encoder" / "encoder"), 48)
     texts = dict(zip(world.doc_ids, document_texts(world.corpus), strict=True))
-    return score_pools(encoder, pool_documents(world.pool, "rrf", POOL.size), QUESTIONS, texts)
+    return score_pools(encoder, pool_documents(world.pool, "rrf", POOL_SIZE), QUESTIONS, texts)
 
 
 def evaluated(world, checkpoints, kind):
@@ -153,7 +154,7 @@ def settings_of(kind, inference=None, **changes):
         "fixed": FUSIONS.get(kind, InferenceSettings()),
         "tuned": inference or InferenceSettings(),
         "pool": POOL,
-        "pool_size": POOL.size,
+        "pool_size": POOL_SIZE,
         "origin": {"dataset": "toy", "elo_table": "e1"},
     }
     return PackageSettings.model_validate(base | changes)

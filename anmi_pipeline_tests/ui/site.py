@@ -28,9 +28,9 @@ COMMAND = (sys.executable, "-c", "from anmi_pipeline.cli import main; main()")
 DATASET = """
 description: made-up words
 source: {{reader: beir, path: {name}}}
-retrieval: {{dense: {{encoder: {{max_tokens: 32}}}}, pool: {{size: 12, depth: 40}}, lexical: {{depth: 40}}}}
+retrieval: {{dense: {{encoder: {{max_tokens: 32}}}}, pool: {{depth: 40}}, lexical: {{depth: 40}}}}
 judging: {{pool_size: 10, degree: 4, audit_share: 0.2, judges: [{{kind: simulated, name: simulated}}]}}
-evaluation: {{query_sets: [test, dev_final+test], depth: 40, bootstrap_samples: 200}}
+evaluation: {{query_sets: [dev_final, test, dev_final+test], depth: 40, bootstrap_samples: 200}}
 tuning: {{fusions: [none], pool_sizes: [10]}}
 recipes: [bm25, {recipe}]
 """
@@ -90,6 +90,11 @@ class Site:
         query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
         status = self.graphql(query, id=run_id)["runOrError"]["status"]
         return status if status in ("SUCCESS", "FAILURE", "CANCELED") else ""
+
+    def failed(self) -> list[str]:
+        """Ids of the runs that failed: none ever should."""
+        query = "{ runsOrError(filter: {statuses: [FAILURE]}) { ... on Runs { results { runId } } } }"
+        return [run["runId"] for run in self.graphql(query)["runsOrError"]["results"]]
 
 
 def wait_for(get: Callable[[], Value], what: str, seconds: float) -> Value:

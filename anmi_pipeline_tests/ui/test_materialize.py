@@ -15,6 +15,7 @@ def finished(site: Site, asset: str, partition: str, before: Any) -> Any:
     """Wait for a newer materialisation and for the end of its run, which must be a success."""
 
     def newer() -> Any:
+        assert site.failed() == [], "a run failed; its log is in ANMI_HOME/logs/dagster.log"
         found = site.materialization(asset, partition)
         return found if found and (before is None or found["time"] != before["time"]) else None
 
