@@ -23,6 +23,7 @@ app.add_typer(dataset_app, name="dataset")
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="dataset name")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
+WIDE = 120
 PIPED_WIDTH = 180
 """Columns of tables and trees that go into a file or a pipe."""
 
@@ -145,7 +146,7 @@ def leaderboard_command(
 
 def show_board(dataset: str, split: str | None = None, *, as_json: bool = False) -> None:
     """Print a stored leaderboard."""
-    from anmi_pipeline.catalog.boards import board_tables, stored_board
+    from anmi_pipeline.catalog.boards import SHOWN_METRICS, board_tables, stored_board
     from anmi_pipeline.console import print_json, print_rows
     from anmi_pipeline.evaluation.presentation import rows_json
 
@@ -153,8 +154,11 @@ def show_board(dataset: str, split: str | None = None, *, as_json: bool = False)
     if as_json:
         print_json(rows_json(board) | {"contrasts": board.contrasts.to_dicts()})
         return
-    for title, rows in board_tables(board, split):
-        print_rows(console(), title, rows)
+    out = console()
+    # An interval that is broken over three lines cannot be read: a narrow terminal shows the primary metric alone.
+    metrics = SHOWN_METRICS if out.width >= WIDE else SHOWN_METRICS[:1]
+    for title, rows in board_tables(board, split, metrics):
+        print_rows(out, title, rows)
     if board.reason:
         console().print(board.reason, markup=False)
 

@@ -3,6 +3,7 @@
 Belongs here: reading them back by name. Does not: making them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from anmi_pipeline import tables
@@ -38,7 +39,9 @@ def stored_board(dataset: str, settings: Settings) -> Leaderboard:
     )
 
 
-def board_tables(board: Leaderboard, split: str | None = None) -> list[tuple[str, list[dict[str, str]]]]:
+def board_tables(
+    board: Leaderboard, split: str | None = None, metrics: Sequence[str] = SHOWN_METRICS
+) -> list[tuple[str, list[dict[str, str]]]]:
     """(title, rows) of every query set: the raw board, the tuned board, the paired contrasts.
 
     Raises:
@@ -50,8 +53,8 @@ def board_tables(board: Leaderboard, split: str | None = None) -> list[tuple[str
     sets = [split] if split is not None else known
     shown: list[tuple[str, list[dict[str, str]]]] = []
     for name in sets:
-        shown.append((f"{name}: fixed inference settings", render_table(board, name, SHOWN_METRICS)))
-        shown.append((f"{name}: tuned inference settings", render_table(board, name, SHOWN_METRICS, "tuned")))
+        shown.append((f"{name}: fixed inference settings", render_table(board, name, metrics)))
+        shown.append((f"{name}: tuned inference settings", render_table(board, name, metrics, "tuned")))
         shown.append((f"{name}: nDCG@10 difference, 95 % paired bootstrap", contrast_rows(board, name)))
     return shown
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.presentation import present, value_of
+from anmi_pipeline.defs.presentation import boards_metadata, chain_table, present, report_table, value_of
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.records import Build, Record, Upstream, now, upstream_of
 from anmi_pipeline.settings import Settings
@@ -149,6 +149,51 @@ def test_several_elo_tables_are_all_named(workspace: Workspace) -> None:
     ]
     assert len(set(digests)) == 2
     assert all(digest[:16] in text(shown, "elo_table_versions") for digest in digests)
+
+
+def test_a_lineage_line_goes_from_model_to_corpus() -> None:
+    rows = [("anmi", "corpus", "cc" * 32), ("anmi", "candidate_pool#train", "bb" * 32), ("anmi", "checkpoint", "aa" * 32)]
+    table = chain_table(pl.DataFrame(rows, schema=["system", "artifact", "digest"], orient="row"))
+    assert table.split("\n")[0] == "| model | checkpoint | training set | Elo table | verdicts | candidates | corpus |"
+    assert table.split("\n")[2] == "| anmi | aaaaaaaa |  |  |  | bbbbbbbb | cccccccc |"
+
+
+def test_a_judge_report_has_a_column_per_judge() -> None:
+    rows = [("a", "flip_rate", 0.125), ("a", "calls", 40.0), ("b", "flip_rate", 0.25)]
+    table = report_table(pl.DataFrame(rows, schema=["judge", "measure", "value"], orient="row"))
+    assert table == "| measure | a | b |\n| --- | --- | --- |\n| flip\\_rate | 0.125 | 0.25 |\n| calls | 40 |  |"
+
+
+def test_the_board_of_the_written_questions_comes_first(workspace: Workspace) -> None:
+    shared: dict[str, object] = {
+        "dataset": "d",
+        "recipe": "bm25",
+        "variant": "raw",
+        "labels": "human",
+        "metric": "nDCG@10",
+        "n_queries": 40,
+    }
+    shared |= {"seeds": 1, "rank": 1}
+    rows = [
+        {
+            "system": system,
+            "split": split,
+            "value": value,
+            "low": value - 0.1,
+            "high": value + 0.1,
+            "seeds": 1,
+            "rank": 1,
+            **shared,
+        }
+        for split in ("dev_select", "test", "dev_final+test")
+        for system, value in (("bm25", 0.3), ("minilm", 0.4))
+    ]
+    absent = pl.lit(None, dtype=pl.String)
+    metrics = tables.METRICS.frame(pl.DataFrame(rows).with_columns(checkpoint=absent, elo_table=absent))
+    content = Content((Table.whole(tables.METRICS, metrics),), facts={"winner": "minilm", "variant": "raw", "why": "best"})
+    shown = boards_metadata(store(workspace, "leaderboard", content)[0])
+    assert list(shown) == ["winner", "variant", "why", "board_dev_final+test", "board_test", "board_dev_select"]
+    assert text(shown, "board_test").split("\n")[2].startswith("| 1 | minilm | human | .400 \\[.300, .500\\] |")
 
 
 @pytest.mark.parametrize(

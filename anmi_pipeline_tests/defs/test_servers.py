@@ -148,12 +148,10 @@ def test_serving_says_where_and_ends_on_a_signal(settings: Settings, stand_ins: 
 
 
 def test_serving_ends_when_a_server_does(settings: Settings, stand_ins: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys; from http.server import *; HTTPServer(('127.0.0.1', int(sys.argv[1])), SimpleHTTPRequestHandler)"
+    # It answers as long as it is asked only once, then it ends.
     monkeypatch.setattr("anmi_pipeline.defs.servers.answers", lambda _: True)
-    monkeypatch.setattr(
-        "anmi_pipeline.defs.servers.mlflow_command",
-        lambda _, port: [sys.executable, "-c", f"{code}; sys.exit('gone')", str(port)],
-    )
+    gone = [sys.executable, "-c", "raise SystemExit('gone')"]
+    monkeypatch.setattr("anmi_pipeline.defs.servers.mlflow_command", lambda *_: gone)
     with pytest.raises(ServerError, match=r"(?s)mlflow server ended with exit code 1.*gone"):
         serve(settings, dagster_port=stand_ins[0], mlflow_port=stand_ins[1])
     require_free("Dagster", stand_ins[0])
