@@ -30,6 +30,9 @@ HOST, PID, PROCESS_START = "anmi.host", "anmi.pid", "anmi.process_start"
 QUIET = {"GIT_PYTHON_REFRESH": "quiet", "MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 """What keeps mlflow from talking over our own progress."""
 
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets the MLflow UI open an experiment with runs and metrics instead of its GenAI pages."""
+
 
 class TrackedRun:
     """One open MLflow run."""
@@ -121,10 +124,10 @@ class Tracker:
         if found is not None:
             return found.experiment_id
         if not self.url.startswith("sqlite"):
-            return client.create_experiment(name)
+            return client.create_experiment(name, tags=MODEL_TRAINING)
         folder = self.settings.home / "mlartifacts" / name
         folder.mkdir(parents=True, exist_ok=True)
-        return client.create_experiment(name, artifact_location=folder.as_uri())
+        return client.create_experiment(name, artifact_location=folder.as_uri(), tags=MODEL_TRAINING)
 
     @contextmanager
     def run(self, experiment: str, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> Generator[TrackedRun]:

@@ -21,7 +21,7 @@ from anmi_pipeline.catalog.datasets import DatasetConfig
 from anmi_pipeline.catalog.recipes import RecipeConfig
 from anmi_pipeline.defs.presentation import present
 from anmi_pipeline.defs.reporting import Step, StepProgress, announce
-from anmi_pipeline.defs.workspace import Key, Workspace
+from anmi_pipeline.defs.workspace import ASKED, Key, Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import ArtifactError
 from anmi_pipeline.lineage import lineage
@@ -31,6 +31,8 @@ from anmi_pipeline.tables import SPLITS, TableSpec
 from anmi_pipeline.tracking import TrackedRun
 
 Result = dg.MaterializeResult[Any]
+EMPTY = "empty_because"
+"""Fact of an artifact that does not apply: skipping it would skip everything downstream, so it is there and says why."""
 TAG_DIGITS = 32
 """Dagster allows 63 characters in a tag; the whole digest stands in the metadata."""
 
@@ -176,6 +178,9 @@ class Bench:
             pool: pool whose lock is held while computing.
         """
         announce(Step(self.asset, self.partition, "start"))
+        if not self.wanted():
+            reason = f"dataset {self.key.dataset} does not list recipe {self.key.recipe}; `anmi run --recipe` builds it"
+            compute, config, reads, seeds = (lambda _: Content(facts={EMPTY: reason})), {"listed": False}, (), ()
         inputs = {name_of(read): self.open(read) for read in reads}
         version = int(self.context.assets_def.code_versions_by_key[self.context.asset_key] or "0")
         build = Build(self.asset, self.family(), version, config, tuple(seeds), upstreams(inputs.values()))
@@ -187,6 +192,16 @@ class Bench:
         metadata = present(artifact, record, self.workspace, reused=reused)
         tags = {"anmi/reused": str(reused).lower()} | elo_tag(record, self.workspace)
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(record.digest), tags=tags)
+
+    def wanted(self) -> bool:
+        """Whether a system is to be built: listed by its dataset, asked for by name now, or asked for before.
+
+        The UI's "Materialize all" runs every recipe there is; those that nobody asked for are empty and say so.
+        """
+        if self.key.recipe is None or self.key.recipe in self.dataset.recipes or ASKED in self.context.run.tags:
+            return True
+        record = self.workspace.records.current(self.asset, self.partition)
+        return record is not None and record.config != {"listed": False}
 
     def previous(self) -> str | None:
         """Digest that the ref named before this build; None when there was none, or its record is damaged and now made anew."""

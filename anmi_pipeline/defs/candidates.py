@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Result, Work, split_parts
+from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work, split_parts
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.embeddings import base_vectors, encoder_settings, query_table, query_vectors
 from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS
@@ -29,7 +29,6 @@ from anmi_pipeline.store import Content
 
 COLLECTION = (Read("corpus"), Read("queries", tables.SPLITS))
 SHOWN = 5
-EMPTY = "empty_because"
 
 
 def run_content(work: Work, run: pl.DataFrame, reason: str = "") -> Content:

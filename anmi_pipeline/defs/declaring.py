@@ -25,6 +25,9 @@ ON_CHANGED_CONTENT = (
 ).with_label("on changed content")
 """Fires when an upstream's content changed, not on every materialisation: equal content retrains nothing."""
 
+COSTS_MONEY = frozenset({"pairwise_judgments"})
+"""Assets that no automation may start: only a person, or a schedule that a person switched on."""
+
 Body = Callable[..., Any]
 Decorator = Callable[[Body], dg.AssetsDefinition]
 
@@ -73,7 +76,7 @@ def declared(
         owners=OWNERS,
         pool=pool,
         op_tags=op_tags,
-        automation_condition=ON_CHANGED_CONTENT if deps else None,
+        automation_condition=ON_CHANGED_CONTENT if deps and body.__name__ not in COSTS_MONEY else None,
     )
     return decorate(failing_clearly(body))
 

@@ -10,13 +10,13 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Result, Work, split_parts
+from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work, split_parts
 from anmi_pipeline.defs.declaring import dataset_asset, system_asset
 from anmi_pipeline.defs.embeddings import encoder_of, encoder_settings
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS, GPU_POOL, GPU_TAGS
 from anmi_pipeline.defs.ranking import EVALUATED, rank
 from anmi_pipeline.defs.rating import write_plots
-from anmi_pipeline.defs.training import EMPTY, empty
+from anmi_pipeline.defs.training import empty
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.evaluation.leaderboard import Leaderboard, SystemResult
@@ -92,7 +92,14 @@ def systems_of(bench: Bench) -> list[tuple[str, str]]:
     """(dataset, recipe) of every materialised system that belongs on the board: this dataset's and those of `compare_with`."""
     found = [tuple(partition.split("|")) for asset, partition in bench.workspace.records.refs() if asset == "tuned_system"]
     wanted = {bench.key.dataset, *bench.dataset.compare_with}
-    return sorted((dataset, recipe) for dataset, recipe in found if dataset in wanted)
+    systems = sorted((dataset, recipe) for dataset, recipe in found if dataset in wanted)
+    return [system for system in systems if built(bench, *system)]
+
+
+def built(bench: Bench, dataset: str, recipe: str) -> bool:
+    """Whether a system was built, and not left empty because nobody asked for it."""
+    record = bench.workspace.records.current("tuned_system", f"{dataset}|{recipe}")
+    return record is not None and record.config != {"listed": False}
 
 
 @dataset_asset(

@@ -11,11 +11,11 @@ import dagster as dg
 import numpy as np
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Result, Work
+from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import system_asset
 from anmi_pipeline.defs.embeddings import VECTORS, Floats, base_vectors, encoder_of, encoder_settings, loaded
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS, GPU_POOL, GPU_TAGS
-from anmi_pipeline.defs.training import EMPTY, empty
+from anmi_pipeline.defs.training import empty
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.retrieval.ann import build_index, save_index

@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Result, Work
+from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS, JUDGE_POOL, JUDGE_TAGS
 from anmi_pipeline.defs.workspace import Workspace
@@ -122,7 +122,7 @@ def judge(work: Work) -> Content:
 @dataset_asset("judging", {"pytorch"}, reads=("pairwise_judgments",), pool=GPU_POOL, op_tags=GPU_TAGS)
 def pairwise_judge(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Pairwise model distilled from the verdicts; empty, with the reason, where the dataset asks for none."""
-    facts: dict[str, Json] = {"empty_because": "the dataset asks for no distilled judge"}
+    facts: dict[str, Json] = {EMPTY: "the dataset asks for no distilled judge"}
     return Bench(context, workspace).build(
         lambda _: Content(facts=facts), config={}, reads=(Read("pairwise_judgments"),), pool=GPU_POOL
     )

@@ -20,7 +20,7 @@ from anmi_pipeline.catalog.datasets import load_dataset
 from anmi_pipeline.catalog.recipes import load_recipe
 from anmi_pipeline.defs.declaring import INPUT
 from anmi_pipeline.defs.reporting import LISTENER, Listener
-from anmi_pipeline.defs.workspace import RECIPE_ASSETS
+from anmi_pipeline.defs.workspace import ASKED, RECIPE_ASSETS
 from anmi_pipeline.errors import AnmiError, InputError, nearest
 from anmi_pipeline.settings import Settings
 from anmi_pipeline.tracking import Tracker, is_alive, process_start
@@ -91,16 +91,33 @@ def heal(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
     Returns:
         ids of the Dagster runs that were ended.
     """
-    dead = [
-        run
-        for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
-        if PID in run.tags and not is_alive(run.tags[PID], run.tags.get(PROCESS_START, ""))
-    ]
+    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)) if is_dead(instance, run)]
     for run in dead:
         instance.report_run_failed(run, "its process was killed; the next run takes up what it finished")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     Tracker(settings).close_dead_runs()
     return [run.run_id for run in dead]
+
+
+def is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether every process of an unfinished run is gone.
+
+    Ours carry their process in tags; those that the UI launched name it in their event log, once they have begun.
+    """
+    if PID in run.tags:
+        return not is_alive(run.tags[PID], run.tags.get(PROCESS_START, ""))
+    found = processes(instance, run.run_id)
+    return bool(found) and not any(is_alive(pid, "") for pid in found)
+
+
+def processes(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    """Processes that said in the event log that they execute a run."""
+    found: set[str] = set()
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.dagster_event
+        if event is not None and "pid" in event.engine_event_data.metadata:
+            found.add(str(event.engine_event_data.metadata["pid"].value))
+    return found
 
 
 def active_runs(settings: Settings) -> list[str]:
@@ -154,7 +171,7 @@ def run_pipeline(
     with open_instance(settings) as instance, listening(listener):
         heal(instance, settings)
         job = defs.resolve_implicit_global_asset_job_def()
-        tags = {PID: str(os.getpid()), PROCESS_START: process_start(os.getpid())}
+        tags = {PID: str(os.getpid()), PROCESS_START: process_start(os.getpid()), ASKED: "true"}
         for stage in planned:
             result = job.execute_in_process(
                 run_config={

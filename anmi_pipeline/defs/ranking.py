@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Work, split_parts
+from anmi_pipeline.defs.building import EMPTY, Bench, Work, split_parts
 from anmi_pipeline.defs.embeddings import VECTORS, base_vectors, encoder_of, loaded, query_table, query_vectors
 from anmi_pipeline.defs.index import seed_folder
-from anmi_pipeline.defs.training import EMPTY, empty
+from anmi_pipeline.defs.training import empty
 from anmi_pipeline.evaluation.tuning import with_tail
 from anmi_pipeline.reranking.cross_encoder import load_cross_encoder, score_pools
 from anmi_pipeline.reranking.features import score_features

@@ -7,7 +7,6 @@ which is the ledger's business: verdicts that are known are not asked again.
 import dagster as dg
 
 from anmi_pipeline.defs.partitions import DATASETS
-from anmi_pipeline.defs.workspace import RECIPE_ASSETS
 
 REFRESHED = dg.AssetSelection.assets(
     *("corpus", "queries", "qrels"),
@@ -28,9 +27,9 @@ def refresh_judgments_weekly(context: dg.ScheduleEvaluationContext) -> list[dg.R
     return [dg.RunRequest(run_key=f"{tick} {dataset}", partition_key=dataset) for dataset in sorted(known)]
 
 
-retrain_on_changed_content = dg.AutomationConditionSensorDefinition(
-    "retrain_on_changed_content",
-    target=dg.AssetSelection.assets(*sorted(RECIPE_ASSETS), "leaderboard", "lineage_report", "search_model"),
+build_on_changed_content = dg.AutomationConditionSensorDefinition(
+    "build_on_changed_content",
+    target=dg.AssetSelection.all(),
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Builds systems again when an upstream's content changed; equal content fires nothing.",
+    description="Builds assets again when an upstream's content changed; equal content fires nothing, and nothing asks a judge.",
 )

@@ -19,15 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import dagster as dg
 import yaml
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from filelock import FileLock, Timeout
 
-from anmi_pipeline.defs.launch import PID, heal, install_home, open_instance
+from anmi_pipeline.defs.launch import heal, install_home, open_instance
 from anmi_pipeline.errors import AnmiError, InputError
 from anmi_pipeline.settings import Settings
-from anmi_pipeline.tracking import is_alive
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 180.0
@@ -314,28 +311,6 @@ def signal_group(server: Server, number: int) -> bool:
 
 
 def end_dead_runs(settings: Settings) -> list[str]:
-    """End runs that the UI launched and that died with an earlier server, beside those of the command line.
-
-    Returns:
-        ids of the runs that were ended.
-    """
+    """End runs that died with an earlier server or command; returns their ids."""
     with open_instance(settings) as instance:
-        ended_runs = heal(instance, settings)
-        waiting = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED)
-        for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
-            if PID in run.tags or run.status in waiting or any(is_alive(pid, "") for pid in pids(instance, run.run_id)):
-                continue
-            instance.report_run_failed(run, "its process ended with the servers; materialise again: what is finished is reused")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            ended_runs.append(run.run_id)
-    return ended_runs
-
-
-def pids(instance: dg.DagsterInstance, run_id: str) -> set[str]:
-    """Processes that said in the event log that they execute a run."""
-    found: set[str] = set()
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
-        event = entry.dagster_event
-        if event is not None and "pid" in event.engine_event_data.metadata:
-            found.add(str(event.engine_event_data.metadata["pid"].value))
-    return found
+        return heal(instance, settings)

@@ -12,11 +12,11 @@ import numpy as np
 from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import DatasetConfig
 from anmi_pipeline.catalog.recipes import RecipeConfig
-from anmi_pipeline.defs.building import Bench, Read, Result, Work
+from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.embeddings import VECTORS, base_vectors
 from anmi_pipeline.defs.index import has_vectors, seed_folder
-from anmi_pipeline.defs.training import EMPTY, empty
+from anmi_pipeline.defs.training import empty
 from anmi_pipeline.defs.workspace import Key, Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.evaluation.config import InferenceSettings

@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import Bench, Read, Result, Work
+from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import system_asset
 from anmi_pipeline.defs.embeddings import base_vectors, encoder_of, encoder_settings
 from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS
@@ -28,7 +28,6 @@ from anmi_pipeline.training.report import TrainingReport
 from anmi_pipeline.training.trainers import Embedded, TrainingInputs, train_system
 
 TRAIN = ("train",)
-EMPTY = "empty_because"
 
 
 def empty(reason: str, *specs: tables.TableSpec) -> Content:

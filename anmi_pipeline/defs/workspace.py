@@ -33,6 +33,10 @@ RECIPE_ASSETS = frozenset(
 """Assets partitioned by dataset x recipe; the others by dataset."""
 
 
+ASKED = "anmi/asked"
+"""Tag of runs that name their recipe: a recipe that its dataset does not list is built only by them."""
+
+
 @dataclass
 class Workspace:
     """One installation, opened once per Dagster run."""

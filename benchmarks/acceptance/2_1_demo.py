@@ -6,6 +6,7 @@ read. About a quarter of an hour on 2 cores.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -85,9 +86,13 @@ def timed_demo(figures: Figures, clone: Path, environment: dict[str, str]) -> in
     )
     memory = Memory(process.pid)
     memory.start()
-    code = process.wait()
-    memory.over.set()
-    memory.join()
+    try:
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        memory.over.set()
+        memory.join()
     figures.check("make demo: exit code", code, exactly(0))
     figures.check(
         "make demo: wall seconds after the downloads",

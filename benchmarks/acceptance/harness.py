@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -362,7 +363,8 @@ def half_read(installation: Installation) -> list[str]:
 
 
 def arguments(description: str, *, add: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
-    """The arguments that every script has."""
+    """The arguments that every script has; from here on SIGTERM ends a script like Ctrl-C, so that it ends what it started."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, help="ANMI_HOME that may hold the runs already; default: a temporary folder")
     if add is not None:
