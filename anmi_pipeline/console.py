@@ -78,6 +78,10 @@ class StepBar:
         """A step is `done` of `total` units far."""
         self.bar.update(self.one, description=f"{asset}: {unit}", completed=done, total=total, visible=True)
 
+    def warning(self, text: str, /) -> None:
+        """Something a person should know although the run goes on."""
+        self.console.print(f"warning: {text}", markup=False, soft_wrap=True)
+
     def summary(self) -> None:
         """Say what was built, what was known, and which contents changed."""
         for step in self.changed:

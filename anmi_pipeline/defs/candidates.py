@@ -14,6 +14,7 @@ from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work, split_
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.embeddings import base_vectors, encoder_settings, query_table, query_vectors
 from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS
+from anmi_pipeline.defs.reporting import warn
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import InputError
@@ -119,10 +120,16 @@ def late_interaction_run(context: dg.AssetExecutionContext, workspace: dg.Resour
     return bench.build(compute, config=optional_settings(bench, config), reads=COLLECTION)
 
 
+def remark(work: Work, query_ids: list[str], problem: str) -> None:
+    """Name queries that the later stages can do little with."""
+    if query_ids:
+        warn(work.log, f"{len(query_ids)} of the queries ({', '.join(query_ids[:SHOWN])}) have {problem}.")
+
+
 RUNS = tuple(f"{retriever}_run" for retriever in tables.RETRIEVERS)
 
 
-@dataset_asset("candidates", {"polars", "parquet"}, reads=("queries", *RUNS))
+@dataset_asset("candidates", {"polars", "parquet"}, reads=("queries", *RUNS), code_version=2)
 def candidate_pool(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Documents of each query that may be compared, trained on and reranked, with each retriever's rank (generators G1..G5)."""
     bench = Bench(context, workspace)
@@ -134,11 +141,11 @@ def candidate_pool(context: dg.AssetExecutionContext, workspace: dg.ResourcePara
         extra = recorded_documents(judging, data) if judging.recorded else None
         pool = build_pool(runs, config, extra_documents=extra)
         without = coverage(pool, queries)
-        if without:
-            work.log.warning(
-                f"{len(without)} quer(ies) have no candidate, first {', '.join(without[:SHOWN])}: they are never judged."
-            )
+        alone = pool.group_by("query_id").len().filter(pl.col("len") == 1)["query_id"].sort().to_list()
+        remark(work, without, "no candidate: they find nothing and are never judged. Check their text and the retrievers")
+        remark(work, alone, "one candidate only: there is nothing to compare it with, so they are never judged")
         facts: dict[str, Json] = {"queries_without_candidates": len(without), "first_without_candidates": without[:SHOWN]}
+        facts |= {"queries_with_one_candidate": len(alone), "first_with_one_candidate": alone[:SHOWN]}
         return Content(tables=(split_parts(tables.POOL, pool, queries),), facts=facts)
 
     settings: dict[str, Json] = {"pool": cast("Json", config.model_dump(mode="json")), "judged": judge_inputs(judging, data)}

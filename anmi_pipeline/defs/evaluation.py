@@ -70,6 +70,9 @@ def tuned_system(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[
     config, grid, recipe = bench.dataset.evaluation, bench.dataset.tuning, bench.recipe
 
     def compute(work: Work) -> Content:
+        reason = work.inputs["scores"].artifact.facts.get(EMPTY)
+        if reason is not None:
+            return empty(str(reason), tables.TRIALS)
         found = work.table("scores", tables.SCORES)
         queries = work.table("queries", tables.QUERIES)
         pool = lexical = None

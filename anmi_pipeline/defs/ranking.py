@@ -12,7 +12,6 @@ from anmi_pipeline import tables
 from anmi_pipeline.defs.building import EMPTY, Bench, Work, split_parts
 from anmi_pipeline.defs.embeddings import VECTORS, base_vectors, encoder_of, loaded, query_table, query_vectors
 from anmi_pipeline.defs.index import seed_folder
-from anmi_pipeline.defs.training import empty
 from anmi_pipeline.evaluation.tuning import with_tail
 from anmi_pipeline.reranking.cross_encoder import load_cross_encoder, score_pools
 from anmi_pipeline.reranking.features import score_features
@@ -34,7 +33,8 @@ def rank(bench: Bench, work: Work) -> Content:
     recipe = bench.recipe
     reason = work.inputs["checkpoint"].artifact.facts.get(EMPTY)
     if recipe.trained and reason is not None:
-        return empty(str(reason), tables.SCORES)
+        nothing = split_parts(tables.SCORES, tables.SCORES.frame(), work.table("queries", tables.QUERIES))
+        return Content((nothing,), facts={EMPTY: str(reason)})
     frames = [one_seed(bench, work, seed).with_columns(seed=pl.lit(seed, dtype=pl.Int64)) for seed in recipe.seeds]
     ranked = pl.concat(frames).filter(pl.col("rank") <= bench.dataset.evaluation.depth)
     queries = work.table("queries", tables.QUERIES)

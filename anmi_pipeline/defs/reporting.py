@@ -33,6 +33,9 @@ class Listener(Protocol):
     def progress(self, asset: str, done: int, total: int, unit: str, /) -> None:
         """A step is `done` of `total` units far."""
 
+    def warning(self, text: str, /) -> None:
+        """Something a person should know although the run goes on."""
+
 
 LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
@@ -42,6 +45,14 @@ def announce(step: Step) -> None:
     listener = LISTENER.get()
     if listener is not None:
         listener.step(step)
+
+
+def warn(log: logging.Logger, text: str) -> None:
+    """Tell the Dagster log and the listener what a person should know although the run goes on."""
+    log.warning(text)
+    listener = LISTENER.get()
+    if listener is not None:
+        listener.warning(text)
 
 
 class StepProgress:
