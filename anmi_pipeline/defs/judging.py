@@ -21,15 +21,23 @@ from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import certify_plan, estimate, plan_comparisons
-from anmi_pipeline.judging.recorded import judge_inputs, recorded_plan
+from anmi_pipeline.judging.recorded import judge_inputs, recorded_documents, recorded_plan
 from anmi_pipeline.judging.report import judge_report as report_on
 from anmi_pipeline.store import Content, Table
 
 
 def judged_splits(bench: Bench) -> tuple[str, ...]:
-    """Splits whose queries are judged; recorded verdicts may be about any."""
+    """Splits whose queries are judged: configured, or those of the queries that recorded verdicts are about.
+
+    No wider than that: a build that reads a split is made again when one of its questions is edited.
+    """
     judging = bench.dataset.judging
-    return tables.SPLITS if judging.recorded else judging.splits
+    if not judging.recorded:
+        return judging.splits
+    judged = recorded_documents(judging, bench.workspace.settings.data)["query_id"].unique()
+    queries = bench.open(Read("queries", tables.SPLITS)).table(tables.QUERIES)
+    found = queries.filter(pl.col("query_id").is_in(judged.implode()))["split"].unique().to_list()
+    return tuple(split for split in tables.SPLITS if split in found) or judging.splits
 
 
 def judging_settings(bench: Bench) -> dict[str, Json]:
