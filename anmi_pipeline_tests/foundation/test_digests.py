@@ -217,7 +217,7 @@ def test_canonical_json_survives_reading_back(value: object) -> None:
 
 def test_canonical_json_has_no_nan() -> None:
     for number in (float("nan"), float("inf")):
-        with pytest.raises(ArtifactError, match="not finite"):
+        with pytest.raises(ArtifactError, match="NaN or infinite"):
             canonical_json({"loss": number})
 
 
