@@ -53,6 +53,11 @@ class Settings(Config):
         )
 
     @property
+    def scratch(self) -> Path:
+        """Folder of files that builds write before they are stored."""
+        return self.home / "scratch"
+
+    @property
     def dagster_home(self) -> Path:
         """The DAGSTER_HOME that every command of ours sets."""
         return self.home / "dagster"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from anmi_pipeline.settings import Settings
 
@@ -115,8 +116,27 @@ class Tracker:
             os.environ.setdefault(name, value)
         import mlflow
 
+        self.create_database()
         mlflow.set_tracking_uri(self.url)
         return mlflow.MlflowClient(tracking_uri=self.url, registry_uri=self.url)
+
+    def create_database(self) -> None:
+        """Make the SQLite database whole or not at all: killed inside its first migration, mlflow could never open it again."""
+        path = Path(self.url.removeprefix("sqlite:///"))
+        if not self.url.startswith("sqlite:///") or path.exists():
+            return
+        import mlflow
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
+        try:
+            # A link and not a rename: of two processes that start together, the second must not replace the first one's database.
+            os.link(partial, path)
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink()
 
     def experiment(self, client: "MlflowClient", name: str) -> str:
         """Id of an experiment, made on first use with its artifacts under the state folder."""

@@ -227,7 +227,9 @@ class Bench:
     def make(self, build: Build, inputs: Mapping[str, Input], compute: Callable[[Work], Content]) -> Record:
         """Compute, store and record."""
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"anmi-{self.asset}-") as folder:
+        scratch = self.workspace.settings.scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{self.asset}-", dir=scratch) as folder:
             work = Work(inputs, Path(folder), self, build.key)
             content = compute(work)
             artifact = self.workspace.store.put(build.asset, content)

@@ -7,6 +7,7 @@ run is launched over the whole asset graph with a selection, or Dagster would re
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from sqlalchemy.exc import SQLAlchemyError
 
 from anmi_pipeline.catalog.datasets import load_dataset
 from anmi_pipeline.catalog.recipes import load_recipe
 from anmi_pipeline.defs.declaring import INPUT
 from anmi_pipeline.defs.reporting import LISTENER, Listener
 from anmi_pipeline.defs.workspace import ASKED, RECIPE_ASSETS
-from anmi_pipeline.errors import AnmiError, InputError, nearest
+from anmi_pipeline.errors import AnmiError, ArtifactError, InputError, nearest
 from anmi_pipeline.settings import Settings
 from anmi_pipeline.tracking import Tracker, is_alive, process_start
 
@@ -120,9 +122,27 @@ def processes(instance: dg.DagsterInstance, run_id: str) -> set[str]:
     return found
 
 
+@contextmanager
+def writable_instance(settings: Settings) -> Generator[dg.DagsterInstance]:
+    """The instance for the length of a `with` block; what its database refuses becomes one sentence.
+
+    Raises:
+        ArtifactError: ANMI_HOME is full or read-only.
+    """
+    try:
+        with open_instance(settings) as instance:
+            yield instance
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise ArtifactError(
+            f"Dagster's records in {settings.dagster_home} cannot be read or written: {cause}. Free space or make "
+            "ANMI_HOME writable and run again; finished artifacts are kept."
+        ) from error
+
+
 def active_runs(settings: Settings) -> list[str]:
     """Ids of the Dagster runs that are under way on this installation, after ending the dead ones."""
-    with open_instance(settings) as instance:
+    with writable_instance(settings) as instance:
         heal(instance, settings)
         return [run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))]
 
@@ -168,8 +188,10 @@ def run_pipeline(
     """
     from anmi_pipeline.definitions import defs
 
-    with open_instance(settings) as instance, listening(listener):
+    with writable_instance(settings) as instance, listening(listener):
         heal(instance, settings)
+        if not instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES), limit=1):
+            shutil.rmtree(settings.scratch, ignore_errors=True)  # what killed builds left there
         job = defs.resolve_implicit_global_asset_job_def()
         tags = {PID: str(os.getpid()), PROCESS_START: process_start(os.getpid()), ASKED: "true"}
         for stage in planned:

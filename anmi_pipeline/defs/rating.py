@@ -61,10 +61,11 @@ def elo_table(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Wor
     """Thurstone scores of every judged document on the Elo scale, with standard errors; fitted with a Gaussian prior."""
     bench = Bench(context, workspace)
     rating, splits = bench.dataset.rating, judged_splits(bench)
-    reads = [Read("comparison_graph"), Read("candidate_pool", splits)]
+    judging = bench.dataset.judging
+    # Recorded verdicts bring their own documents.
+    reads = [Read("comparison_graph"), *([] if judging.recorded else [Read("candidate_pool", splits)])]
     if rating.source == "qrels":
         reads.append(Read("qrels", splits))
-    judging = bench.dataset.judging
     settings: dict[str, Json] = {"rating": cast("Json", rating.model_dump(mode="json"))}
     settings |= {"generator": judging.generator, "pool_size": judging.pool_size, "recorded": bool(judging.recorded)}
     return bench.build(fit, config=settings, reads=reads, pool=CPU_POOL)

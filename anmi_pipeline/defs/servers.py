@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from anmi_pipeline.defs.launch import heal, install_home, open_instance
 from anmi_pipeline.errors import AnmiError, InputError
 from anmi_pipeline.settings import Settings
+from anmi_pipeline.tracking import Tracker
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 180.0
@@ -135,6 +136,7 @@ def serving(
         stack.callback(end_dead_runs, settings)
         commands = {"dagster": (dagster_command(settings, dagster_port), f"{served.dagster_url}/server_info")}
         if not remote:
+            Tracker(settings).create_database()
             commands["mlflow"] = (mlflow_command(settings, mlflow_port), f"{mlflow_url}/health")
         servers: list[Server] = []
         stack.callback(stop_servers, servers)

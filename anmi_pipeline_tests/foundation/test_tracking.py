@@ -166,3 +166,22 @@ def test_flattened_names() -> None:
     nested = {"a": {"b": {"c": 1}, "empty": {}}, "list": [{"x": 1}, "y"], "text": "t", "path": Path("/p"), "yes": True}
     expected = {"a.b.c": "1", "list": '[{"x": 1}, "y"]', "text": "t", "path": "/p", "yes": "True"}
     assert dict(flatten(nested)) == expected
+
+
+DIES_WHILE_MAKING_THE_DATABASE = """
+import os, signal, sys
+from anmi_pipeline.settings import Settings
+from anmi_pipeline.tracking import Tracker
+os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+Tracker(Settings.from_environment({"ANMI_HOME": sys.argv[1]})).client()
+"""
+
+
+def test_a_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DIES_WHILE_MAKING_THE_DATABASE, str(tmp_path)]
+    assert subprocess.run(command, check=False, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()
+    tracker = Tracker(Settings.from_environment({"ANMI_HOME": str(tmp_path)}))
+    with tracker.run("rating", "after the kill", {}, {}) as run:
+        run.log_metrics({"edges": 1.0})
+    assert (tmp_path / "mlflow.db").exists()
