@@ -140,7 +140,7 @@ def scifact(figures: Figures, board: Board) -> None:
 def scifact_true(figures: Figures, board: Board) -> None:
     """True labels, the ceiling."""
     for system in MAPS:
-        # The bound is that of the best map retriever: ANMI reached .740 on all 809 training queries, of which a fifth is dev here.
+        # The bound is the best map retriever's: ANMI reached .740 on all 809 training queries, of which a fifth is dev here.
         if system == "default":
             figures.check(f"scifact-true {system} nDCG@10 on test", board.value(system), at_least(0.73), seed="mean of 3")
         else:
