@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
-ISSUE ?= 2
+ISSUE ?= 3
+NAME ?= rating
 export DAGSTER_DISABLE_TELEMETRY = 1
 export ANMI_DATA ?= $(abspath ../shared/data)
 ifeq ($(wildcard $(ANMI_DATA)),)
 unexport ANMI_DATA
 endif
 
-.PHONY: help venv demo ui test lint types contracts acceptance screenshots clean
+.PHONY: help venv demo ui test lint types contracts acceptance benchmark screenshots clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -50,8 +51,11 @@ contracts: venv
 	@echo "== import contracts"
 	@$(BIN)/lint-imports
 
-acceptance: venv ## run the acceptance scripts of an issue: make acceptance ISSUE=2
+acceptance: venv ## run the acceptance scripts of an issue: make acceptance ISSUE=3
 	@$(BIN)/python benchmarks/acceptance/run.py $(ISSUE)
+
+benchmark: venv ## measure one stage beside its peers: make benchmark NAME=rating (or designs, graphs)
+	@$(BIN)/python benchmarks/$(NAME).py
 
 screenshots: venv ## make the pictures of the docs again from the demo's state
 	@$(BIN)/python docs/make_screenshots.py

@@ -205,6 +205,19 @@ def verify(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def replan(dataset: Dataset, as_json: AsJson = False) -> None:
+    """Say what estimating the frozen prior of an adaptive dataset anew would cost; asks nobody and changes nothing."""
+    from anmi_pipeline.catalog.replanning import replan as compare
+    from anmi_pipeline.console import print_json, print_rows
+
+    rows = compare(dataset, settings()).rows()
+    if as_json:
+        print_json({"rows": rows})
+    else:
+        print_rows(console(), f"re-plan of {dataset}", rows)
+
+
+@app.command()
 def sql(statement: Annotated[str, typer.Argument(help="one SQL statement")], as_json: AsJson = False) -> None:
     """Answer a SQL statement over the current artifacts; `select * from tables` lists them."""
     from anmi_pipeline.console import print_frame, print_json

@@ -240,6 +240,18 @@ JUDGMENTS = TableSpec(
         Column("latency_ms", FLOAT, "wall time of the call", nullable=True, content=False),
     ),
 )
+ANCHORS = TableSpec(
+    "anchors",
+    ("query_id", "doc_id"),
+    (
+        QUERY_ID,
+        DOC_ID,
+        Column("judge", TEXT, "grader"),
+        Column("grade", INT, "absolute grade, 0 = not relevant; null when there is none", nullable=True),
+        Column("status", TEXT, "ok, or the kind of failure"),
+        Column("provenance", TEXT, "recorded, simulated or model"),
+    ),
+)
 COMPARISONS = TableSpec(
     "comparison_graph",
     ("query_id", "doc_i", "doc_j"),
@@ -265,6 +277,9 @@ ELO = TableSpec(
         Column("theta", FLOAT, "latent score, probit (thurstone) or logistic units, sum 0 per query"),
         Column("elo", FLOAT, "1500 + c * theta, Elo points"),
         Column("std_error", FLOAT, "standard error of elo, Elo points"),
+        Column("elo_low", FLOAT, "lower end of the 95 % interval: elo - 1.96 std_error; null without errors", nullable=True),
+        Column("elo_high", FLOAT, "upper end: elo + 1.96 std_error; null without errors", nullable=True),
+        Column("prior_mean", FLOAT, "elo that the retrievers' scores alone give; null without such a prior", nullable=True),
         Column("relevance", FLOAT, "calibrated probability comparable across queries; null without anchors", nullable=True),
         Column("rank", INT, "1 = highest elo of the query; ties by document id"),
         Column("n_comparisons", INT, "comparisons of this document"),

@@ -46,7 +46,8 @@ def dataset_lines() -> list[str]:
         "description: made-up words, a recorded dense run, a simulated judge",
         "source: {reader: beir, path: small}",
         "retrieval: {dense: {recorded: small/dense.trec}}",
-        "judging: {pool_size: 10, degree: 4, judges: [{kind: simulated, name: simulated}]}",
+        "judging: {design: cycles, pool_size: 10, degree: 4, judges: [{kind: simulated, name: simulated}]}",
+        "rating: {prior: zero}",
         "evaluation: {query_sets: [dev_select, dev_final, test, dev_final+test], bootstrap_samples: 500}",
         "recipes: [bm25, rrf, minmax, features]",
     ]

@@ -12,7 +12,9 @@ from anmi_pipeline.catalog.files import Node, locate, merge, parse, read_yaml, r
 from anmi_pipeline.collections.sources import SourceConfig
 from anmi_pipeline.evaluation.config import EvaluationConfig, TuningConfig
 from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.rating.calibration import CalibrationConfig
 from anmi_pipeline.rating.config import RatingConfig
+from anmi_pipeline.rating.selection import SelectionConfig
 from anmi_pipeline.retrieval.config import RetrievalConfig
 from anmi_pipeline.settings import Config
 
@@ -31,6 +33,12 @@ class DatasetConfig(Config):
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig, description="retrievers and candidate pool")
     judging: JudgingConfig = Field(default_factory=JudgingConfig, description="who is asked which pairs")
     rating: RatingConfig = Field(default_factory=RatingConfig, description="how preferences become Elo")
+    calibration: CalibrationConfig = Field(
+        default_factory=CalibrationConfig, description="how the anchors' grades turn Elo into relevance"
+    )
+    selection: SelectionConfig = Field(
+        default_factory=SelectionConfig, description="how the rating models are compared by held-out verdicts"
+    )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="metrics, query sets, intervals")
     tuning: TuningConfig = Field(default_factory=TuningConfig, description="grid of inference settings tried on dev_select")
     recipes: tuple[str, ...] = Field(default=("bm25", "minilm"), description="recipes that `anmi run` builds by default")

@@ -3,7 +3,8 @@
 Belongs here: the assets of rating. Does not: folding and fitting (`rating/`).
 """
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import cast
 
 import dagster as dg
@@ -12,13 +13,24 @@ import polars as pl
 from anmi_pipeline import tables
 from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
-from anmi_pipeline.defs.judging import judged_splits
+from anmi_pipeline.defs.judging import judged_documents, judged_splits
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
-from anmi_pipeline.evaluation.plots import calibration, degree_histogram, elo_histogram, standard_error_histogram
-from anmi_pipeline.rating.elo import FitReport, fold_judgments, rate, true_labels
-from anmi_pipeline.retrieval.pool import pool_documents
+from anmi_pipeline.evaluation.plots import (
+    calibration,
+    degree_histogram,
+    elo_histogram,
+    reliability_diagram,
+    standard_error_histogram,
+)
+from anmi_pipeline.rating.calibration import CalibrationReport, calibrate
+from anmi_pipeline.rating.comparisons import fold_judgments
+from anmi_pipeline.rating.elo import rate, true_labels
+from anmi_pipeline.rating.features import score_features
+from anmi_pipeline.rating.prior import ScorePrior
+from anmi_pipeline.rating.reliability import reliability_bins
+from anmi_pipeline.rating.selection import SelectionReport, select_model
 from anmi_pipeline.store import Content, Table
 
 
@@ -53,21 +65,25 @@ def comparison_graph(context: dg.AssetExecutionContext, workspace: dg.ResourcePa
 @dataset_asset(
     "rating",
     {"numpy", "mlflow"},
-    reads=("comparison_graph", "comparison_plan", "candidate_pool", "qrels"),
+    reads=("comparison_graph", "comparison_plan", "pairwise_judgments", "candidate_pool", "qrels"),
     pool=CPU_POOL,
     op_tags=CPU_TAGS,
+    code_version=2,
 )
 def elo_table(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
-    """Thurstone scores of every judged document on the Elo scale, with standard errors; fitted with a Gaussian prior."""
+    """Scores of every judged document on the Elo scale with 95 % intervals, fitted under a Gaussian prior."""
     bench = Bench(context, workspace)
     rating, splits = bench.dataset.rating, judged_splits(bench)
     judging = bench.dataset.judging
-    # Recorded verdicts bring their own documents.
-    reads = [Read("comparison_graph"), *([] if judging.recorded else [Read("candidate_pool", splits)])]
-    if rating.source == "qrels":
-        reads.append(Read("qrels", splits))
+    # Recorded verdicts bring their own documents; the informative prior reads the retrievers' scores of any.
+    pooled = not judging.recorded or rating.prior == "scores"
+    reads = [Read("comparison_graph"), *([Read("candidate_pool", splits)] if pooled else [])]
+    reads.append(Read("qrels", splits) if rating.source == "qrels" else Read("pairwise_judgments"))
     settings: dict[str, Json] = {"rating": cast("Json", rating.model_dump(mode="json"))}
     settings |= {"generator": judging.generator, "pool_size": judging.pool_size, "recorded": bool(judging.recorded)}
+    settings |= {"selection": cast("Json", bench.dataset.selection.model_dump(mode="json"))}
+    if judging.anchors is not None:
+        settings |= {"calibration": cast("Json", bench.dataset.calibration.model_dump(mode="json"))}
     return bench.build(fit, config=settings, reads=reads, pool=CPU_POOL)
 
 
@@ -78,30 +94,103 @@ def fit(work: Work) -> Content:
     documents = judged_documents(work, graph)
     with work.track("rating", dataset.rating.model_dump(mode="json"), {"anmi.dataset": dataset.name}) as tracked:
         if dataset.rating.source == "qrels":
-            elo, report = true_labels(documents, work.table("qrels", tables.QRELS), dataset.rating), None
+            elo = true_labels(documents, work.table("qrels", tables.QRELS), dataset.rating)
+            notes, plots = cast("dict[str, Json]", {"source": "true labels, no fit"}), elo_plots(elo)
         else:
-            elo, report = rate(graph, documents, dataset.rating, work.progress)
-        plots = {"elo_histogram": elo_histogram(elo), "standard_errors": standard_error_histogram(elo)}
-        if report is not None and graph.height:
-            link = "probit" if dataset.rating.model == "thurstone" else "logistic"
-            plots["calibration"] = calibration(graph, elo, link)
+            elo, notes, plots = fit_verdicts(work, graph, documents)
         for name, png in plots.items():
             tracked.log_figure(png, f"{name}.png")
-        notes = fit_notes(report)
-        tracked.log_metrics({name: float(value) for name, value in notes.items() if isinstance(value, int | float)})
+        tracked.log_metrics(metrics_of(notes))
     facts: dict[str, Json] = {"queries": elo["query_id"].n_unique(), "labels": dataset.labels}
     return Content((Table.whole(tables.ELO, elo),), work.folder, write_plots(work, plots), facts, notes)
 
 
-def judged_documents(work: Work, graph: pl.DataFrame) -> pl.DataFrame:
-    """query_id, doc_id, rank of every document that was or could have been compared."""
+def elo_plots(elo: pl.DataFrame) -> dict[str, bytes]:
+    """How the scores and their errors are spread."""
+    return {"elo_histogram": elo_histogram(elo), "standard_errors": standard_error_histogram(elo)}
+
+
+def fit_verdicts(
+    work: Work, graph: pl.DataFrame, documents: pl.DataFrame
+) -> tuple[pl.DataFrame, dict[str, Json], dict[str, bytes]]:
+    """Rate the documents, calibrate them where there are anchors, and compare the models: ELO frame, notes, plots."""
     dataset = work.bench.dataset
-    if dataset.judging.recorded:
-        sides = [graph.select("query_id", pl.col(side).alias("doc_id")) for side in ("doc_i", "doc_j")]
-        return pl.concat(sides).unique().sort("query_id", "doc_id")
-    return pool_documents(work.table("candidate_pool", tables.POOL), dataset.judging.generator, dataset.judging.pool_size)
+    judgments = work.table("pairwise_judgments", tables.JUDGMENTS)
+    features, prior = prior_features(work, documents), frozen_prior(work)
+    elo, report = rate(graph, documents, dataset.rating, work.progress, features=features, prior=prior)
+    plots = elo_plots(elo)
+    # The report is incidental: it holds times.
+    notes = cast("dict[str, Json]", asdict(report))
+    if dataset.judging.anchors is not None:
+        graded = work.table("pairwise_judgments", tables.ANCHORS).drop_nulls("grade")
+        elo, calibrated = calibrate(elo, graded.select("query_id", "doc_id", "grade"), dataset.calibration)
+        notes["calibration"] = calibration_notes(calibrated)
+        plots["relevance"] = relevance_plot(calibrated)
+    if graph.height:
+        link = "probit" if dataset.rating.model == "thurstone" else "logistic"
+        plots["calibration"] = calibration(graph, elo, link)
+        _, chosen = select_model(judgments, documents, dataset.selection, work.progress)
+        notes["selection"] = selection_notes(chosen)
+        plots["models"] = models_plot(chosen)
+    return elo, notes, plots
 
 
-def fit_notes(report: FitReport | None) -> dict[str, Json]:
-    """The fit's report as incidental facts: it holds times."""
-    return cast("dict[str, Json]", asdict(report)) if report is not None else {"source": "true labels, no fit"}
+def calibration_notes(report: CalibrationReport) -> dict[str, Json]:
+    """A calibration's report without its predictions, which the plot shows."""
+    slim = replace(report, predictions=report.predictions.clear())
+    return {name: value for name, value in cast("dict[str, Json]", asdict(slim)).items() if name != "predictions"}
+
+
+def relevance_plot(report: CalibrationReport) -> bytes:
+    """Reliability of relevance, and of raw Elo, on queries that were left out."""
+    rows = report.predictions
+    curves = {
+        name: reliability_bins(rows[column].to_numpy(), rows["outcome"].cast(pl.Float64).to_numpy())
+        for name, column in (("relevance", "relevance"), ("raw Elo, one logistic", "raw"))
+        if rows.height
+    }
+    return reliability_diagram(curves, "Does relevance mean the same in queries left out?", "relevance", "share relevant")
+
+
+def selection_notes(report: SelectionReport) -> dict[str, Json]:
+    """A model comparison without the bins, which the plot shows; models as rows."""
+    facts = cast("dict[str, Json]", report.facts())
+    models = cast("list[dict[str, Json]]", facts["models"])
+    return facts | {"models": [{name: value for name, value in one.items() if name != "reliability"} for one in models]}
+
+
+def models_plot(report: SelectionReport) -> bytes:
+    """Reliability of each model on verdicts that were held out."""
+    curves = {
+        one.model: pl.DataFrame([asdict(each) for each in one.reliability]).rename({"verdicts": "n"})
+        for one in report.models
+        if one.reliability
+    }
+    return reliability_diagram(curves, "Which model predicts held-out verdicts?", "predicted P(first preferred)", "mean verdict")
+
+
+def prior_features(work: Work, documents: pl.DataFrame) -> pl.DataFrame | None:
+    """Features of the rated documents for the informative prior; None where the prior has mean zero."""
+    if work.bench.dataset.rating.prior == "zero":
+        return None
+    keys = ["query_id", "doc_id"]
+    # A recorded verdict may be about a document that no retriever returned: it counts as the last of each.
+    return score_features(documents.select(keys).join(work.table("candidate_pool", tables.POOL), on=keys, how="left"))
+
+
+def frozen_prior(work: Work) -> ScorePrior | None:
+    """The prior that chose the pairs, estimated on the first round: chosen pairs would bias another estimate."""
+    facts = cast("Mapping[str, Json]", work.inputs["pairwise_judgments"].artifact.facts.get("frozen_prior", {}))
+    return ScorePrior.from_json(cast("Mapping[str, object]", facts["prior"])) if "prior" in facts else None
+
+
+def metrics_of(notes: Mapping[str, Json], prefix: str = "") -> dict[str, float]:
+    """Every figure of a report by dotted name; MLflow takes no `+` in one, so flags of a status are joined by `-`."""
+    found: dict[str, float] = {}
+    for name, value in notes.items():
+        path = prefix + name.replace("+", "-")
+        if isinstance(value, Mapping):
+            found |= metrics_of(value, f"{path}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[path] = float(value)
+    return found

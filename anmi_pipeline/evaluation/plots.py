@@ -158,6 +158,29 @@ def calibration(comparisons: pl.DataFrame, elo: pl.DataFrame, link: str = "probi
     return png(figure)
 
 
+def reliability_diagram(curves: Mapping[str, pl.DataFrame], title: str, x: str, y: str) -> bytes:
+    """Draw predicted probabilities against what came out, one line per source.
+
+    Args:
+        curves: name -> frame with predicted, observed (0..1) and n, one row per bin.
+        title: the question the picture answers.
+        x: what was predicted.
+        y: what came out.
+    """
+    drawn = {name: bins for name, bins in curves.items() if bins.height}
+    if not drawn:
+        return empty_plot(title, "nothing was held out")
+    figure, (axis,) = canvas(title, width=5.4, height=4.8)
+    axis.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="perfect")
+    most = max(float(np.max(bins["n"].to_numpy())) for bins in drawn.values())
+    for colour, (name, bins) in zip(SERIES, drawn.items(), strict=False):
+        axis.plot(bins["predicted"], bins["observed"], color=colour, linewidth=1.2, label=name)
+        axis.scatter(bins["predicted"], bins["observed"], s=(12 + 120 * bins["n"] / most).to_numpy(), color=colour, alpha=0.6)
+    axis.legend(frameon=False, fontsize=9, loc="upper left")
+    label(axis, x, y)
+    return png(figure)
+
+
 def degree_histogram(comparisons: pl.DataFrame) -> bytes:
     """Draw how often documents were compared (COMPARISONS frame)."""
     if comparisons.is_empty():

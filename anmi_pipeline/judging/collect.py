@@ -17,7 +17,7 @@ from anmi_pipeline.judging.judges import CALLS, OK, Judge, JudgeEvidence, call_k
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.plan import belongs
 from anmi_pipeline.progress import Progress, silent
-from anmi_pipeline.tables import JUDGMENTS
+from anmi_pipeline.tables import JUDGMENTS, PLAN
 
 FILED = ["call_key", "epoch", "status", "p_first", "provenance", "input_tokens", "output_tokens", "cost_usd", "latency_ms"]
 """What a row of JUDGMENTS takes from the ledger."""
@@ -44,6 +44,13 @@ class JudgeCount:
     failed: int
     cost_usd: float
     seconds: float
+
+    def plus(self, later: "JudgeCount") -> "JudgeCount":
+        """The same judge over two rounds."""
+        return JudgeCount(
+            self.judge, self.planned + later.planned, self.asked + later.asked, self.reused + later.reused,
+            self.failed + later.failed, self.cost_usd + later.cost_usd, self.seconds + later.seconds,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,10 @@ class CollectReport:
         """Paid now, USD."""
         return sum(judge.cost_usd for judge in self.judges)
 
+    def plus(self, later: "CollectReport") -> "CollectReport":
+        """Both together, judge by judge: two rounds of the same judges."""
+        return CollectReport(tuple(one.plus(other) for one, other in zip(self.judges, later.judges, strict=True)))
+
 
 def collect(
     plan: pl.DataFrame,
@@ -107,6 +118,42 @@ def collect(
     return asyncio.run(collect_async(plan, judges, evidence, ledger, config, progress))
 
 
+def on_record(
+    plan: pl.DataFrame, judges: Sequence[Judge], evidence: JudgeEvidence, ledger: Ledger, config: JudgingConfig
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Take from the ledger what it knows of a plan, and ask nobody.
+
+    Returns:
+        JUDGMENTS frame of the plan's rows that are on record, and PLAN frame of those that would be asked.
+
+    Raises:
+        InputError: the plan names an unknown judge, query or document.
+        LedgerError: the ledger cannot be read.
+    """
+    refuse_unknown_judges(plan, judges)
+    parts = [plan.with_columns(call_key=pl.lit(None, dtype=pl.String())).clear()]
+    for judge in judges:
+        own = of_judge(plan, judge)
+        parts.append(own.with_columns(call_key=pl.Series(call_keys(own, judge, evidence), dtype=pl.String())))
+    calls = pl.concat(parts)
+    stored = ledger.look_up(calls["call_key"], config.epoch).select(FILED)
+    known = JUDGMENTS.frame(calls.join(stored, on="call_key", how="inner"))
+    return known, PLAN.frame(calls.join(stored, on="call_key", how="anti"))
+
+
+def refuse_unknown_judges(plan: pl.DataFrame, judges: Sequence[Judge]) -> None:
+    """Refuse a plan that asks a judge which the dataset does not configure."""
+    unknown = sorted({name for name in plan["judge"].unique() if not any(belongs(name, judge.name) for judge in judges)})
+    if unknown:
+        hint = nearest(unknown[0], [judge.name for judge in judges])
+        raise InputError(f'the comparison plan asks judge "{unknown[0]}", which the dataset does not configure.{hint}')
+
+
+def of_judge(plan: pl.DataFrame, judge: Judge) -> pl.DataFrame:
+    """The rows of a plan that a judge answers."""
+    return plan.filter(pl.col("judge").str.split("/").list.first() == judge.name)
+
+
 async def collect_async(
     plan: pl.DataFrame,
     judges: Sequence[Judge],
@@ -116,16 +163,13 @@ async def collect_async(
     progress: Progress = silent,
 ) -> tuple[pl.DataFrame, CollectReport]:
     """Obtain every verdict of a plan; `collect` for callers that run an event loop."""
-    unknown = sorted({name for name in plan["judge"].unique() if not any(belongs(name, judge.name) for judge in judges)})
-    if unknown:
-        hint = nearest(unknown[0], [judge.name for judge in judges])
-        raise InputError(f'the comparison plan asks judge "{unknown[0]}", which the dataset does not configure.{hint}')
+    refuse_unknown_judges(plan, judges)
     parts: list[pl.DataFrame] = []
     counts: list[JudgeCount] = []
     for judge in judges:
-        own = plan.filter(pl.col("judge").str.split("/").list.first() == judge.name)
+        own = of_judge(plan, judge)
         done = sum(count.planned for count in counts)
-        part, count = await _collect_one(own, judge, evidence, ledger, config, _shifted(progress, done, plan.height))
+        part, count = await _collect_one(own, judge, evidence, ledger, config, shifted(progress, done, plan.height))
         parts.append(part)
         counts.append(count)
     table = JUDGMENTS.frame(pl.concat(parts)) if parts else JUDGMENTS.frame()
@@ -178,8 +222,8 @@ async def _ask(judge: Judge, calls: pl.DataFrame, ledger: Ledger, epoch: str) ->
         raise JudgeError(f'judge "{judge.name}" left {open_calls.height} of {calls.height} calls without a verdict or a failure.')
 
 
-def _shifted(progress: Progress, done: int, total: int) -> Progress:
-    """Report one judge's progress as a part of the whole plan's."""
+def shifted(progress: Progress, done: int, total: int) -> Progress:
+    """Report the progress of one part, one judge's or one round's, as progress of the whole."""
 
     def report(count: int, _total: int, unit: str, /) -> None:
         progress(done + count, total, unit)

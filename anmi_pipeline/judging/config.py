@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from anmi_pipeline.rating.designs import DesignKind
 from anmi_pipeline.settings import Config
 
+PlanDesign = Literal[DesignKind, "adaptive"]
+"""The designs that are drawn at once, and the one that looks at verdicts between its rounds."""
+
 JUDGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Judge names: no slash, because a recorded judge's ids are `name/judge of the file`."""
 
@@ -76,6 +79,39 @@ class RecordedJudge(Config):
 JudgeConfig = Annotated[EnsembleJudge | SimulatedJudge | RecordedJudge, Field(discriminator="kind")]
 
 
+class RecordedGrades(Config):
+    """Absolute grades of a file."""
+
+    kind: Literal["recorded"] = Field(default="recorded", description="which grader this is")
+    name: Name = "recorded-grades"
+    path: str = Field(
+        description="file of grades (query-id, corpus-id, score by tabs, .gz or not), relative to ANMI_DATA or absolute"
+    )
+
+
+class SimulatedGrades(Config):
+    """Human grades with a stated error rate. Marked simulated wherever they show."""
+
+    kind: Literal["simulated"] = Field(default="simulated", description="which grader this is")
+    name: Name = "simulated-grades"
+    error_rate: float = Field(
+        default=0.15, ge=0, le=1, description="probability of another grade, all others of the scale being equally likely"
+    )
+
+
+class AnchorsConfig(Config):
+    """Absolute grades of a few documents per query, from which relevance across queries is learnt."""
+
+    per_query: int = Field(default=3, ge=1, description="documents of each query that are graded")
+    strategy: Literal["bar", "spread", "top"] = Field(
+        default="bar",
+        description="which. bar: around the rank at which the relevant documents are expected to end; spread: along the whole "
+        "ranking; top: the highest",
+    )
+    expected_share: float = Field(default=0.5, ge=0, le=1, description="expected share of relevant documents; strategy bar")
+    source: Annotated[RecordedGrades | SimulatedGrades, Field(discriminator="kind")] = Field(description="who grades")
+
+
 class JudgingConfig(Config):
     """Which pairs are compared, by whom, in which order."""
 
@@ -87,8 +123,24 @@ class JudgingConfig(Config):
         default="rrf", description="candidate generator whose pool is judged"
     )
     pool_size: int = Field(default=50, ge=2, description="documents a query, from the top of the generator's pool")
-    design: DesignKind = Field(default="cycles", description="how pairs are chosen: cycles, random or complete")
-    degree: int = Field(default=8, ge=2, description="comparisons per document (k)")
+    design: PlanDesign = Field(
+        default="adaptive",
+        description="how pairs are chosen. adaptive: one cycle, then batches of the pairs that say most about the top of the "
+        "ranking; cycles, random, complete: all at once",
+    )
+    degree: int = Field(
+        default=8,
+        ge=2,
+        description="comparisons per document (k): a query of n documents gets floor(n k / 2) pairs in all rounds",
+    )
+    rounds: int = Field(default=4, ge=1, description="adaptive design: one cycle and rounds - 1 batches of equal size")
+    cap: int = Field(default=12, ge=1, description="adaptive design: most pairs of one document in one batch")
+    replan: int = Field(
+        default=0,
+        ge=0,
+        description="adaptive design: raise it to estimate the prior that chooses pairs anew; every query's later pairs may "
+        "change and cost again (`anmi replan` says how many)",
+    )
     judges: tuple[JudgeConfig, ...] = Field(default=(), description="who judges; empty: the dataset has nothing to judge")
     votes_per_pair: int = Field(
         default=1, ge=1, description="different judges asked about each pair, each in its own random order"
@@ -100,6 +152,10 @@ class JudgingConfig(Config):
     )
     coverage_floor: float = Field(
         default=0.95, ge=0, le=1, description="share of a query's planned verdicts below which it is flagged"
+    )
+
+    anchors: AnchorsConfig | None = Field(
+        default=None, description="absolute grades collected after the last round; null: none, and relevance stays null"
     )
 
     @field_validator("epoch", mode="before")
@@ -131,13 +187,19 @@ class JudgingConfig(Config):
         return tuple(judge for judge in self.judges if isinstance(judge, RecordedJudge))
 
     @property
+    def adaptive(self) -> bool:
+        """Whether later rounds follow the first; recorded verdicts bring their whole plan, whatever the design says."""
+        return self.design == "adaptive" and bool(self.judges) and not self.recorded
+
+    @property
     def needs_qrels(self) -> bool:
-        """Whether a judge looks at the human grades."""
-        return any(isinstance(judge, SimulatedJudge) for judge in self.judges)
+        """Whether a judge or a grader looks at the human grades."""
+        graded = self.anchors is not None and isinstance(self.anchors.source, SimulatedGrades)
+        return graded or any(isinstance(judge, SimulatedJudge) for judge in self.judges)
 
     @property
     def simulated(self) -> bool:
-        """Whether any verdict is simulated: every board row trained on them must say so."""
+        """Whether any verdict or grade is simulated: every board row trained on them must say so."""
         return self.needs_qrels
 
     def draw_seed(self, dataset_seed: int) -> int:

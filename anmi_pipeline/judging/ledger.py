@@ -1,7 +1,8 @@
-"""The ledger: every verdict ever obtained, in one append-only table.
+"""The ledger: every verdict ever obtained and every prior ever frozen, in append-only tables.
 
-Belongs here: storage and look-up of verdicts by call key, on SQLite or Postgres. Does not: which calls a dataset needs
-(`collect.py`), budgets and batch jobs. A row is never changed or deleted here; a committed row survives a kill of the process.
+Belongs here: storage and look-up of verdicts by call key and of frozen priors by plan key, on SQLite or Postgres. Does not: which
+calls a dataset needs (`collect.py`, `rounds.py`), budgets and batch jobs. A row is never changed or deleted here; a committed row
+survives a kill of the process.
 """
 
 from collections.abc import Generator
@@ -46,6 +47,13 @@ TABLE = sa.Table(
     sa.Column("created_at", sa.Text(), nullable=False),
     sa.Column("expires_at", sa.Text(), nullable=True),
     sa.UniqueConstraint("call_key", "epoch"),
+)
+PRIORS = sa.Table(
+    "priors",
+    METADATA,
+    sa.Column("plan_key", sa.String(64), primary_key=True),
+    sa.Column("prior", sa.Text(), nullable=False),
+    sa.Column("created_at", sa.Text(), nullable=False),
 )
 
 STORED = {"id": pl.Int64(), "epoch": pl.String(), "judge": pl.String(), "created_at": pl.String(), **VERDICTS}
@@ -128,13 +136,35 @@ class Ledger:
             created_at=pl.lit(now()),
             raw_answer=pl.col("raw_answer").str.replace_all("\0", "\ufffd", literal=True),  # Postgres text holds no NUL
         ).sort("call_key")
-        insert = (
-            (sqlite.insert if self._sqlite else postgresql.insert)(TABLE)
-            .on_conflict_do_nothing()
-            .execution_options(preserve_rowcount=True)
-        )
         with self._connection("written") as connection:
-            return int(connection.execute(insert, rows.to_dicts()).rowcount)
+            return int(connection.execute(self._insert(TABLE), rows.to_dicts()).rowcount)
+
+    def freeze_prior(self, plan_key: str, prior: str) -> str:
+        """Write the prior that chooses the pairs of a plan, once and for all; the first writer wins.
+
+        Args:
+            plan_key: names the plan (`rounds.plan_key`).
+            prior: the prior as JSON.
+
+        Returns:
+            The prior on record, which is another process's when that came first.
+
+        Raises:
+            LedgerError: the ledger cannot be written.
+        """
+        with self._connection("written") as connection:
+            connection.execute(self._insert(PRIORS), {"plan_key": plan_key, "prior": prior, "created_at": now()})
+        return self.frozen_prior(plan_key) or prior
+
+    def frozen_prior(self, plan_key: str) -> str | None:
+        """Look up the frozen prior of a plan: JSON, or None when none is frozen yet."""
+        with self._connection("read") as connection:
+            found = connection.execute(sa.select(PRIORS.c.prior).where(PRIORS.c.plan_key == plan_key)).scalar_one_or_none()
+        return None if found is None else str(found)
+
+    def _insert(self, table: sa.Table) -> sa.Executable:
+        insert = (sqlite.insert if self._sqlite else postgresql.insert)(table)
+        return insert.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
     def look_up(self, call_keys: pl.Series, epoch: str, at: str | None = None) -> pl.DataFrame:
         """Find the verdict that counts for each call key.
@@ -187,7 +217,8 @@ class Ledger:
         with self._connection("created") as connection:
             if not self._sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATE_LOCK)))
-            connection.execute(sa.schema.CreateTable(TABLE, if_not_exists=True))
+            for table in (TABLE, PRIORS):
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
 
     def _prepare_file(self, database: str | None) -> None:
         if not database or database == ":memory:" or database.startswith("file:"):

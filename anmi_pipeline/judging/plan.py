@@ -1,7 +1,7 @@
 """The comparison plan: which ordered pairs are asked, of whom, and what that would cost.
 
-Belongs here: pairs, orders, judge rotation, the audit slice and the estimate, all before any call. Does not: the designs
-(`rating/designs.py`) and the plan of recorded verdicts (`recorded.py`).
+Belongs here: pairs of designs that are drawn at once; orders, judge rotation and the audit slice of any pairs; the estimate. Does
+not: the designs (`rating/designs.py`), rounds that look at verdicts (`rounds.py`), the plan of recorded verdicts (`recorded.py`).
 """
 
 import hashlib
@@ -15,8 +15,10 @@ from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.rating.certificates import certificates
-from anmi_pipeline.rating.designs import design
+from anmi_pipeline.rating.designs import Ints, design
 from anmi_pipeline.tables import CERTIFICATES, PLAN
+
+BOUNDS = ((pl.min_horizontal, "low"), (pl.max_horizontal, "high"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class CostEstimate:
 def plan_comparisons(
     pool_docs: pl.DataFrame, config: JudgingConfig, seed: int, progress: Progress = silent
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Draw the first round of every query.
+    """Draw the pairs of every query at once, for the designs that look at no verdict.
 
     Each pair of the design is asked of `votes_per_pair` judges, rotated, each in one random order; the audit slice is asked in
     both orders by all judges. Every choice about a query comes from a generator seeded by (seed, query id) alone, so that another
@@ -96,7 +98,7 @@ def plan_comparisons(
         rows in it and its certificate says so.
 
     Raises:
-        InputError: a document stands twice in a query's pool.
+        InputError: a document stands twice in a query's pool, or the design is adaptive.
     """
     if not config.judges:
         return PLAN.frame(), CERTIFICATES.frame()
@@ -117,17 +119,24 @@ def plan_comparisons(
     return assemble(pool, names, counts, draws, [judge.name for judge in config.judges]), certified
 
 
-def query_generator(seed: int, query_id: str) -> np.random.Generator:
-    """Return the generator of every random choice about one query: seeded by sha256(seed, query id)."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}:{query_id}".encode()).digest(), "little"))
+def query_generator(seed: int, query_id: str, number: int = 1) -> np.random.Generator:
+    """Return the generator of every random choice about one round of one query: seeded by sha256(seed, query id, round)."""
+    name = f"{seed}:{query_id}" if number == 1 else f"{seed}:{query_id}:{number}"
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "little"))
 
 
 def draw_query(n: int, config: JudgingConfig, rng: np.random.Generator) -> Draw:
-    """Draw pairs, orders, judges and the audit slice of one query with n documents.
+    """Draw pairs, orders, judges and the audit slice of one query with n documents."""
+    if config.design == "adaptive":
+        raise InputError("the adaptive design is drawn in rounds (`rounds.plan_first`), not at once. Choose another design.")
+    return draw_calls(design(config.design, n, config.degree, rng), config, rng)
+
+
+def draw_calls(pairs: Ints, config: JudgingConfig, rng: np.random.Generator) -> Draw:
+    """Draw orders, judges and the audit slice of the pairs of one query.
 
     Judges rotate over the pairs in random order, so their numbers of calls differ by at most one per vote.
     """
-    pairs = design(config.design, n, config.degree, rng)
     n_pairs, n_judges = len(pairs), len(config.judges)
     turn = rng.permutation(n_pairs)[:, None] + np.arange(config.votes_per_pair) + rng.integers(n_judges)
     swapped = rng.random((n_pairs, n_judges)) < 0.5  # one order per pair and judge
@@ -145,10 +154,42 @@ def draw_query(n: int, config: JudgingConfig, rng: np.random.Generator) -> Draw:
     return Draw(pairs, np.where(swap, high, low), np.where(swap, low, high), judge, audit[pair])
 
 
+def plan_pairs(pairs: pl.DataFrame, config: JudgingConfig, seed: int, number: int) -> pl.DataFrame:
+    """Plan one round of pairs that were chosen elsewhere: orders, judges and audit are drawn per query.
+
+    Args:
+        pairs: query_id, doc_i, doc_j, each unordered pair once.
+        config: judges, votes and audit share.
+        seed: seed of the dataset.
+        number: round.
+
+    Returns:
+        PLAN frame of the round.
+    """
+    ends = pl.concat([pairs.select("query_id", doc_id=end) for end in ("doc_i", "doc_j")])
+    pool = ends.unique().sort("query_id", "doc_id")
+    places = pool.with_columns(place=pl.int_range(pl.len()).over("query_id"))
+    placed = pairs.select("query_id", "doc_i", "doc_j")
+    for end in ("doc_i", "doc_j"):
+        placed = placed.join(places.rename({"doc_id": end, "place": f"place_{end}"}), on=["query_id", end], how="left")
+    # Sorted: the draws then depend on which pairs are asked, not on the order in which they were chosen.
+    low, high = (pick("place_doc_i", "place_doc_j").alias(name) for pick, name in BOUNDS)
+    local = placed.select("query_id", low, high).sort("query_id", "low", "high")
+    sizes = pool.group_by("query_id", maintain_order=True).len()
+    names: list[str] = sizes["query_id"].to_list()
+    draws = [
+        draw_calls(
+            own.select("low", "high").to_numpy().astype(np.int64), config, query_generator(config.draw_seed(seed), name, number)
+        )
+        for name, own in zip(names, local.partition_by("query_id", maintain_order=True), strict=True)
+    ]
+    return assemble(pool, names, sizes["len"].to_list(), draws, [judge.name for judge in config.judges], number)
+
+
 def assemble(
-    pool: pl.DataFrame, names: Sequence[str], counts: Sequence[int], draws: Sequence[Draw], judges: Sequence[str]
+    pool: pl.DataFrame, names: Sequence[str], counts: Sequence[int], draws: Sequence[Draw], judges: Sequence[str], number: int = 1
 ) -> pl.DataFrame:
-    """Write the draws of all queries as one PLAN frame; `pool` holds the queries' documents in the order of `names`."""
+    """Write one round of all queries as a PLAN frame; `pool` holds the queries' documents in the order of `names`."""
     offsets = np.cumsum([0, *counts])[:-1]
     rows = np.array([len(draw.first) for draw in draws], dtype=np.int64)
     base = np.repeat(offsets, rows)
@@ -162,29 +203,40 @@ def assemble(
         "first_id": pool["doc_id"][first],
         "second_id": pool["doc_id"][second],
         "judge": pl.Series(judges, dtype=pl.String())[judge],
-        "round": np.ones(len(query), dtype=np.int64),
+        "round": np.full(len(query), number, dtype=np.int64),
         "audit": np.concatenate([np.zeros(0, dtype=bool), *(draw.audit for draw in draws)]),
     })  # fmt: skip
 
 
-def certify_plan(plan: pl.DataFrame) -> pl.DataFrame:
-    """Certify the graphs of a plan that was not drawn here (recorded verdicts): only compared documents are known.
+def certify_plan(plan: pl.DataFrame, documents: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Certify the graphs of a plan that no design drew at once: rounds, recorded verdicts.
 
     Args:
         plan: PLAN frame.
+        documents: query_id, doc_id of all documents; None when only the compared ones are known.
 
     Returns:
         CERTIFICATES frame, one row per query.
     """
+    ends = pl.concat([plan.select("query_id", doc_id=end) for end in ("first_id", "second_id")])
+    known = (ends if documents is None else documents.select("query_id", "doc_id")).unique().sort("query_id", "doc_id")
+    edges = {str(name): own for (name,), own in plan.partition_by("query_id", as_dict=True).items()}
     names: list[str] = []
     sizes: list[int] = []
-    edges: list[np.ndarray] = []
-    for own in plan.partition_by("query_id", maintain_order=True):
-        documents, numbers = np.unique(pl.concat([own["first_id"], own["second_id"]]).to_numpy(), return_inverse=True)
-        names.append(own["query_id"][0])
-        sizes.append(len(documents))
-        edges.append(np.column_stack((numbers[: own.height], numbers[own.height :])).astype(np.int64))
-    return certificates(names, sizes, edges)
+    graphs: list[np.ndarray] = []
+    for (name,), own in known.partition_by("query_id", as_dict=True, maintain_order=True).items():
+        ids = own["doc_id"].to_numpy()
+        asked = edges.get(str(name), plan.clear())
+        names.append(str(name))
+        sizes.append(len(ids))
+        sides = [np.searchsorted(ids, asked[end].to_numpy()) for end in ("first_id", "second_id")]
+        graphs.append(np.column_stack(sides).astype(np.int64))
+    return certificates(names, sizes, graphs)
+
+
+def pair_budget(n: int, degree: int) -> int:
+    """Pairs that one query of n documents gets in all rounds: floor(n * degree / 2), at most all."""
+    return min(n * degree // 2, n * (n - 1) // 2)
 
 
 def estimate(plan: pl.DataFrame, config: JudgingConfig) -> CostEstimate:

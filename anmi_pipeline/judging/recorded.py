@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from anmi_pipeline.errors import InputError, nearest
-from anmi_pipeline.judging.config import JudgingConfig, RecordedJudge
+from anmi_pipeline.judging.config import JudgingConfig, RecordedGrades, RecordedJudge
 from anmi_pipeline.judging.judges import CallSettings, verdicts
 from anmi_pipeline.judging.simulated import pair_bytes
 from anmi_pipeline.tables import PLAN
@@ -148,13 +148,16 @@ def judge_inputs(config: JudgingConfig, data_root: Path | None) -> dict[str, str
     Raises:
         InputError: a file cannot be read.
     """
+    sources: list[RecordedJudge | RecordedGrades] = list(config.recorded)
+    if config.anchors is not None and isinstance(config.anchors.source, RecordedGrades):
+        sources.append(config.anchors.source)
     inputs: dict[str, str] = {}
-    for judge in config.recorded:
-        path = recorded_path(judge, data_root)
+    for source in sources:
+        path = data_file(source.path, f'judge "{source.name}"', data_root)
         try:
-            inputs[judge.path] = hashlib.sha256(path.read_bytes()).hexdigest()
+            inputs[source.path] = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
-            raise InputError(f'verdict file {path} of judge "{judge.name}" cannot be read: {error.strerror}.') from error
+            raise InputError(f'verdict file {path} of judge "{source.name}" cannot be read: {error.strerror}.') from error
     return inputs
 
 
@@ -206,14 +209,25 @@ def recorded_path(judge: RecordedJudge, data_root: Path | None) -> Path:
     Raises:
         InputError: the path is relative and no data folder is known, or there is no such file.
     """
-    path = Path(judge.path).expanduser()
+    return data_file(judge.path, f'judge "{judge.name}"', data_root)
+
+
+def data_file(given: str, reader: str, data_root: Path | None) -> Path:
+    """Return an existing file by its path in a configuration.
+
+    Raises:
+        InputError: the path is relative and no data folder is known, or there is no such file; names who reads it.
+    """
+    path = Path(given).expanduser()
     if not path.is_absolute():
         if data_root is None:
-            raise InputError(f'judge "{judge.name}" reads {judge.path}; set ANMI_DATA to the folder that this path starts from.')
+            raise InputError(f"{reader} reads {given}; set ANMI_DATA to the folder that this path starts from.")
         path = data_root / path
     if not path.is_file():
-        siblings = [str(found.name) for found in path.parent.glob("*.csv*")] if path.parent.is_dir() else []
-        raise InputError(f'verdict file {path} of judge "{judge.name}" does not exist.{nearest(path.name, siblings)}')
+        siblings = (
+            [str(found.name) for found in path.parent.glob(f"*{''.join(path.suffixes[:1])}*")] if path.parent.is_dir() else []
+        )
+        raise InputError(f"verdict file {path} of {reader} does not exist.{nearest(path.name, siblings)}")
     return path
 
 

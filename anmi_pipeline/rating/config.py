@@ -11,7 +11,8 @@ from pydantic import Field
 from anmi_pipeline.settings import Config
 
 Model = Literal["thurstone", "bradley_terry"]
-ErrorKind = Literal["none", "fisher"]
+ErrorKind = Literal["none", "fisher", "dispersion", "hc3"]
+PriorKind = Literal["zero", "scores"]
 
 ELO_START = 1500.0
 """Mean Elo of every query, in Elo points."""
@@ -32,11 +33,22 @@ class RatingConfig(Config):
         default="thurstone",
         description="thurstone: P(i beats j) = Phi(theta_i - theta_j), case V; bradley_terry: the logistic function of it",
     )
+    prior: PriorKind = Field(
+        default="scores",
+        description="mean of the Gaussian prior on theta. scores: a regression of theta on the retrievers' scores that all "
+        "queries share, slopes and precision by empirical Bayes; zero: 0, with prior_precision",
+    )
     prior_precision: float = Field(
         default=0.05,
         ge=1e-12,
-        description="precision of the Gaussian prior on theta, in 1/theta^2; it keeps undefeated, winless and disconnected "
+        description="precision of the prior of mean zero, in 1/theta^2; it keeps undefeated, winless and disconnected "
         "documents finite. 1e-6 is maximum likelihood in practice",
+    )
+    std_error: ErrorKind = Field(
+        default="hc3",
+        description="standard errors. hc3: sandwich, which covers for soft preferences too; dispersion: Fisher's times the root "
+        "of Pearson's dispersion; fisher: from the information alone, right for one 0/1 vote a pair; none: 0, no intervals. "
+        "Under prior scores they are posterior standard deviations, whatever is asked for here",
     )
     tolerance: float = Field(default=1e-6, gt=0, description="largest gradient component at which a query counts as converged")
     source: Literal["comparisons", "qrels"] = Field(

@@ -1,7 +1,7 @@
 """Comparison designs: which pairs of a query's documents to compare.
 
-Belongs here: exactly regular unions of Hamiltonian cycles, random pairs, all pairs, behind `design`. Does not: orders, judges and
-rounds (`judging/`), the quality of the resulting graph (`certificates.py`).
+Belongs here: exactly regular unions of Hamiltonian cycles, random pairs, all pairs, behind `design`. Does not: pairs chosen from
+verdicts (`adaptive.py`, `rounds.py`), orders and judges (`judging/`), the quality of the resulting graph (`certificates.py`).
 
 A design is an int64 array (E, 2) of distinct unordered pairs of local document indices, smaller index first, rows sorted.
 """
@@ -15,17 +15,18 @@ from anmi_pipeline.errors import InputError, nearest
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-DesignKind = Literal["cycles", "random", "complete"]
-DESIGNS: tuple[DesignKind, ...] = ("cycles", "random", "complete")
+DesignKind = Literal["cycles", "random", "complete", "adaptive"]
+DESIGNS: tuple[DesignKind, ...] = ("cycles", "random", "complete", "adaptive")
 
 
 def design(kind: DesignKind, n: int, k: int, rng: np.random.Generator) -> Ints:
     """Choose the pairs of one query.
 
     Args:
-        kind: `cycles` (regular, connected), `random` (pairs drawn without replacement) or `complete` (all pairs).
+        kind: `cycles` (regular, connected), `random` (pairs drawn without replacement), `complete` (all pairs) or `adaptive`
+            (its first round alone, one random cycle: the later ones look at verdicts, see `rounds.py`).
         n: documents.
-        k: comparisons per document (`random`: on average; `complete`: ignored).
+        k: comparisons per document (`random`: on average; `complete` and `adaptive`: ignored).
         rng: source of every random choice.
 
     Returns:
@@ -40,6 +41,8 @@ def design(kind: DesignKind, n: int, k: int, rng: np.random.Generator) -> Ints:
         return random_pairs(n, k, rng)
     if kind == "cycles":
         return cycles(n, k, rng)
+    if kind == "adaptive":
+        return cycles(n, 2, rng)
     raise InputError(f'comparison design "{kind}" does not exist.{nearest(kind, DESIGNS)}')
 
 

@@ -1,6 +1,7 @@
-"""From verdicts to the comparison graph, and from the comparison graph to the Elo table.
+"""From the comparison graph to the Elo table.
 
-Belongs here: the frames of the rating stage. Does not: the solver (`fit.py`), asking judges (`judging/`).
+Belongs here: the fit of a dataset as frames, its prior and its report. Does not: folding verdicts (`comparisons.py`), the solver
+(`fit.py`), the regression behind the informative prior (`prior.py`).
 """
 
 from dataclasses import dataclass
@@ -9,20 +10,26 @@ from time import perf_counter
 import numpy as np
 import polars as pl
 
+from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.progress import Progress, silent
+from anmi_pipeline.rating.comparisons import DOCUMENT, PAIR, check_comparisons, flatten, fold_judgments
 from anmi_pipeline.rating.config import ELO_SCALES, ELO_START, LOGISTIC_ELO, PROBIT_ELO, RatingConfig
 from anmi_pipeline.rating.fit import FitStatus, RatingFit, fit_batch
-from anmi_pipeline.rating.graphs import Floats, GraphBatch, effective_resistance, graph_batch
-from anmi_pipeline.tables import COMPARISONS, ELO
+from anmi_pipeline.rating.graphs import Floats, GraphBatch
+from anmi_pipeline.rating.informed import informed_fit, prior_gain
+from anmi_pipeline.rating.prior import ScorePrior, fit_prior
+from anmi_pipeline.tables import ELO
 
 __all__ = [
-    "ELO_START", "LOGISTIC_ELO", "PROBIT_ELO", "FitReport", "RatingConfig", "fold_judgments", "rate", "top_positive_quality",
-    "true_labels",
+    "ELO_START", "LOGISTIC_ELO", "PROBIT_ELO", "FitReport", "RatingConfig", "flatten", "fold_judgments", "rate",
+    "top_positive_quality", "true_labels",
 ]  # fmt: skip
 
-PAIR = ["query_id", "doc_i", "doc_j"]
-DOCUMENT = ["query_id", "doc_id"]
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of the standard errors that a fit reports."""
+Z95 = 1.959963984540054
+"""Half-width of a 95 % interval in standard errors."""
 SIMULATED = "simulated"
 """Status of labels that no judge gave."""
 
@@ -42,6 +49,8 @@ class FitReport:
         seconds: wall time of the fit.
         edges_per_second: comparisons per second of it.
         mean_std_error: mean standard error, Elo points.
+        std_error_quantiles: quantile -> standard error, Elo points.
+        prior: kind of the prior's mean, with slopes, precision and gain where it is fitted to the retrievers' scores.
     """
 
     queries: int
@@ -54,159 +63,123 @@ class FitReport:
     seconds: float
     edges_per_second: float
     mean_std_error: float
-
-
-def fold_judgments(judgments: pl.DataFrame) -> pl.DataFrame:
-    """Fold all verdicts of each unordered pair into one comparison.
-
-    Equation: w_ij = mean over the pair's verdicts of P(i preferred), whatever the order, judge or round; weight = their number.
-    Failed calls are no votes: a pair with failures only is no comparison.
-
-    Args:
-        judgments: `tables.JUDGMENTS`.
-
-    Returns:
-        `tables.COMPARISONS`, with component, degrees and effective resistance within each query's graph.
-
-    Raises:
-        InputError: an answered verdict without a probability in [0, 1], or a document paired with itself.
-    """
-    votes = judgments.filter(pl.col("status") == "ok").sort("query_id", "first_id", "second_id", "judge", "round")
-    check_votes(votes)
-    swapped = pl.col("first_id") > pl.col("second_id")
-    folded = (
-        votes.with_columns(
-            doc_i=pl.when(swapped).then("second_id").otherwise("first_id"),
-            doc_j=pl.when(swapped).then("first_id").otherwise("second_id"),
-            vote=pl.when(swapped).then(1 - pl.col("p_first")).otherwise("p_first"),
-        )
-        .group_by(PAIR, maintain_order=True)
-        .agg(preference=pl.col("vote").mean(), n_verdicts=pl.len().cast(pl.Int64))
-        .with_columns(weight=pl.col("n_verdicts").cast(pl.Float64))
-        .sort(PAIR)
-    )
-    return COMPARISONS.frame(with_graph(folded)) if folded.height else COMPARISONS.frame()
-
-
-def check_votes(votes: pl.DataFrame) -> None:
-    """Refuse answered verdicts that are no probability or compare a document with itself."""
-    p = pl.col("p_first")
-    bad = votes.filter(p.is_null() | p.is_nan() | (p < 0) | (p > 1) | (pl.col("first_id") == pl.col("second_id")))
-    if bad.height:
-        row = bad.row(0, named=True)
-        raise InputError(
-            f"verdict of judge {row['judge']} on query {row['query_id']}, first {row['first_id']}, second {row['second_id']} has "
-            f"p_first {row['p_first']}; an answered verdict needs two different documents and a number in 0..1. "
-            f"{bad.height} verdict(s) are like this: give failed calls a failure status."
-        )
-
-
-def with_graph(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Add component, degrees and effective resistance to folded pairs."""
-    ends = [pairs.select("query_id", doc_id=end) for end in ("doc_i", "doc_j")]
-    batch, _ = flatten(pairs, pl.concat(ends).unique().sort(DOCUMENT))
-    degrees = batch.degrees()
-    return pairs.with_columns(
-        component=pl.Series(batch.labels[batch.head]),
-        degree_i=pl.Series(degrees[batch.head]),
-        degree_j=pl.Series(degrees[batch.tail]),
-        effective_resistance=pl.Series(effective_resistance(batch)),
-    )
-
-
-def flatten(pairs: pl.DataFrame, documents: pl.DataFrame) -> tuple[GraphBatch, list[str]]:
-    """Lay out pairs, sorted by query, over documents, sorted by query and id: the batch and its query ids.
-
-    Raises:
-        InputError: a pair names a document that is not among the documents.
-    """
-    sizes = documents.group_by("query_id", maintain_order=True).len()
-    places = documents.with_columns(place=pl.int_range(pl.len()).over("query_id"))
-    placed = pairs
-    for end in ("doc_i", "doc_j"):
-        placed = placed.join(
-            places.rename({"doc_id": end, "place": f"place_{end}"}), on=["query_id", end], how="left", maintain_order="left"
-        )
-    lost = placed.filter(pl.col("place_doc_i").is_null() | pl.col("place_doc_j").is_null())
-    if lost.height:
-        row = lost.row(0, named=True)
-        raise InputError(
-            f"{lost.height} comparison(s) name documents that are not in the query's pool, first query {row['query_id']}: "
-            f"{row['doc_i']} and {row['doc_j']}. Rate against the pool that was compared."
-        )
-    counts = sizes.join(pairs.group_by("query_id").len("pairs"), on="query_id", how="left", maintain_order="left")
-    pointer = np.concatenate(([0], counts["pairs"].fill_null(0).to_numpy().cumsum())).astype(np.int64)
-    batch = graph_batch(
-        sizes["len"].cast(pl.Int64).to_numpy(),
-        pointer,
-        placed["place_doc_i"].to_numpy(),
-        placed["place_doc_j"].to_numpy(),
-        placed["weight"].to_numpy(),
-    )
-    return batch, sizes["query_id"].to_list()
+    std_error_quantiles: dict[str, float]
+    prior: dict[str, Json]
 
 
 def rate(
-    comparisons: pl.DataFrame, documents: pl.DataFrame, config: RatingConfig, progress: Progress = silent
+    comparisons: pl.DataFrame,
+    documents: pl.DataFrame,
+    config: RatingConfig,
+    progress: Progress = silent,
+    *,
+    features: pl.DataFrame | None = None,
+    prior: ScorePrior | None = None,
 ) -> tuple[pl.DataFrame, FitReport]:
     """Fit every query and put its scores on the Elo scale.
 
-    Equation: elo = 1500 + c * theta with c = 400 / ln 10 for logistic and 1.702 * 400 / ln 10 for probit theta.
+    Equation: elo = 1500 + c * theta with c = 400 / ln 10 for logistic and 1.702 * 400 / ln 10 for probit theta; interval elo +-
+    1.96 std_error.
 
     Args:
         comparisons: `tables.COMPARISONS`.
         documents: query_id, doc_id of every document that was or could have been compared. One that never was keeps the prior:
-            Elo 1500, a standard error of c / sqrt(prior_precision) or little less, n_comparisons 0; its query is `disconnected`.
-        config: model, prior and tolerance.
+            with mean zero Elo 1500 and a standard error of c / sqrt(prior_precision) or little less, n_comparisons 0; its query
+            is `disconnected`.
+        config: model, prior, standard errors and tolerance.
         progress: told how many queries are done.
+        features: `features.score_features` of the documents; None leaves the prior at mean zero, whatever `config.prior` says.
+        prior: the informative prior, where it is known: verdicts on adaptively chosen pairs must not estimate it again. None
+            estimates it from these comparisons.
 
     Returns:
         `tables.ELO` and the report of the fit.
 
     Raises:
-        InputError: a comparison outside `documents`, a preference or weight out of range.
+        InputError: a comparison outside `documents`, a preference or weight out of range, a document without features.
     """
     known = documents.select(DOCUMENT).unique().sort(DOCUMENT)
     pairs = comparisons.sort(PAIR)
     check_comparisons(pairs)
     batch, query_ids = flatten(pairs, known)
+    preference = pairs["preference"].cast(pl.Float64).to_numpy()
     started = perf_counter()
-    fit = fit_batch(
-        batch.n_items, batch.edge_ptr, batch.i, batch.j, pairs["preference"].to_numpy(), weight=batch.weight,
-        model=config.model, prior_precision=config.prior_precision, tol=config.tolerance, progress=progress,
-    )  # fmt: skip
+    if config.prior == "zero" or features is None:
+        used = Prior(None, config.prior_precision, {"kind": "zero", "precision": config.prior_precision})
+        fit = fit_batch(
+            batch.n_items, batch.edge_ptr, batch.i, batch.j, preference, weight=batch.weight, model=config.model,
+            prior_precision=config.prior_precision, std_error=config.std_error, tol=config.tolerance, progress=progress,
+        )  # fmt: skip
+    else:
+        rows = with_features(known, features)
+        informed = prior if prior is not None else fit_prior(pairs, rows, model=config.model)
+        used = Prior(informed.mean(rows), informed.precision, prior_facts(informed, frozen=prior is not None))
+        used.facts["gain_nats_per_verdict"] = prior_gain(batch, preference, rows, informed, config.model)
+        started = perf_counter()  # the time of the fit, not of estimating what all queries share
+        fit = informed_fit(batch, preference, rows, informed, config, progress)
     seconds = perf_counter() - started
-    table = elo_frame(known, batch, fit, ELO_SCALES[config.model])
-    return table, report(fit, batch, table, seconds, len(query_ids))
+    table = elo_frame(known, batch, fit, used, ELO_SCALES[config.model])
+    return table, report(fit, batch, table, seconds, len(query_ids), used)
 
 
-def check_comparisons(pairs: pl.DataFrame) -> None:
-    """Refuse comparisons no fit can use, by the names a person knows them by."""
-    preference, weight = pl.col("preference"), pl.col("weight")
-    usable = preference.is_between(0, 1) & weight.is_finite() & (weight >= 0) & (pl.col("doc_i") != pl.col("doc_j"))
-    bad = pairs.filter(~usable.fill_null(False))
-    if bad.height:
-        row = bad.row(0, named=True)
+@dataclass(frozen=True)
+class Prior:
+    """The Gaussian prior of one fit: its mean per document (None: zero), its precision, and what is reported about it."""
+
+    mean: Floats | None
+    precision: float
+    facts: dict[str, Json]
+
+
+def with_features(known: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
+    """Features of the rated documents, in their order.
+
+    Raises:
+        InputError: a document without features.
+    """
+    rows = known.join(features, on=DOCUMENT, how="left", maintain_order="left")
+    lost = rows.filter(pl.any_horizontal(pl.exclude(DOCUMENT).is_null()))
+    if lost.height:
+        query, document = lost.select(DOCUMENT).row(0)
         raise InputError(
-            f"comparison of {row['doc_i']} and {row['doc_j']} for query {row['query_id']} has preference {row['preference']} and "
-            f"weight {row['weight']}; it needs two different documents, a preference in 0..1 and a finite weight of 0 or more. "
-            f"{bad.height} comparison(s) are like this."
+            f"{lost.height} rated document(s) have no features for the prior, first {document} of query {query}. Compute the "
+            "features over the rated documents, or set rating.prior to zero."
         )
+    return rows
 
 
-def elo_frame(known: pl.DataFrame, batch: GraphBatch, fit: RatingFit, scale: float) -> pl.DataFrame:
+def prior_facts(prior: ScorePrior, *, frozen: bool) -> dict[str, Json]:
+    """What the report says about an informative prior: every number by name."""
+    slopes: dict[str, Json] = dict(zip(prior.features, prior.coefficients, strict=True))
+    source = "the first round" if frozen else "these comparisons"
+    facts: dict[str, Json] = {"kind": "scores", "estimated_from": source, "slopes": slopes, "precision": prior.precision}
+    if prior.lift is not None:
+        odds: dict[str, Json] = dict(zip(("intercept", *prior.features), prior.lift.odds, strict=True))
+        facts["lift"] = {"log_odds": odds, "height": prior.lift.height, "precision": prior.lift.precision}
+    return facts
+
+
+def elo_frame(known: pl.DataFrame, batch: GraphBatch, fit: RatingFit, prior: Prior, scale: float) -> pl.DataFrame:
     """Shape a fit as `tables.ELO`."""
     error = fit.std_error if fit.std_error is not None else np.zeros(len(fit.theta))
     texts = np.array([FitStatus(int(flag)).text() for flag in fit.status], dtype=object)
-    return ranked(
-        known.with_columns(
-            theta=pl.Series(fit.theta),
-            elo=pl.Series(ELO_START + scale * fit.theta),
-            std_error=pl.Series(scale * error),
-            n_comparisons=pl.Series(batch.degrees()),
-            status=pl.Series(np.repeat(texts, batch.n_items).tolist(), dtype=pl.String),
-        )
+    scores = known.with_columns(
+        theta=pl.Series(fit.theta),
+        elo=pl.Series(ELO_START + scale * fit.theta),
+        std_error=pl.Series(scale * error),
+        n_comparisons=pl.Series(batch.degrees()),
+        status=pl.Series(np.repeat(texts, batch.n_items).tolist(), dtype=pl.String),
     )
+    if fit.std_error is not None:
+        half = Z95 * pl.col("std_error")
+        scores = scores.with_columns(elo_low=pl.col("elo") - half, elo_high=pl.col("elo") + half)
+    if prior.mean is not None:
+        mean = pl.Series(prior.mean)
+        scores = scores.with_columns(prior_mean=mean).with_columns(
+            # Centred like theta: without a comparison the two are equal.
+            prior_mean=ELO_START + scale * (pl.col("prior_mean") - pl.col("prior_mean").mean().over("query_id"))
+        )
+    return ranked(scores)
 
 
 def ranked(scores: pl.DataFrame) -> pl.DataFrame:
@@ -218,7 +191,7 @@ def ranked(scores: pl.DataFrame) -> pl.DataFrame:
     return ELO.frame(ordered.with_columns(rank=pl.int_range(1, pl.len() + 1).over("query_id")))
 
 
-def report(fit: RatingFit, batch: GraphBatch, table: pl.DataFrame, seconds: float, queries: int) -> FitReport:
+def report(fit: RatingFit, batch: GraphBatch, table: pl.DataFrame, seconds: float, queries: int, prior: Prior) -> FitReport:
     """Summarise a fit."""
     flags, counts = np.unique(fit.status, return_counts=True)
     edges = len(batch.i)
@@ -233,7 +206,15 @@ def report(fit: RatingFit, batch: GraphBatch, table: pl.DataFrame, seconds: floa
         seconds=seconds,
         edges_per_second=edges / seconds if seconds > 0 else 0.0,
         mean_std_error=mean(table["std_error"].to_numpy()),
+        std_error_quantiles=quantiles(table["std_error"]) if fit.std_error is not None else {},
+        prior=prior.facts,
     )
+
+
+def quantiles(errors: pl.Series) -> dict[str, float]:
+    """Quantiles of standard errors by name (`p05` to `p95`); none for no documents."""
+    found = {f"p{round(100 * q):02d}": errors.quantile(q, interpolation="linear") for q in QUANTILES}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def mean(values: Floats) -> float:

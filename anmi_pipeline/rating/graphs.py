@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 MAX_ITEMS = 5_000
-"""Most documents of one query: the dense solver holds n x n numbers (200 MB each at this size)."""
+"""Most documents of one graph that is certified: a certificate holds n x n numbers (200 MB each at this size)."""
 
 BLOCK_NUMBERS = 1 << 20
 """Numbers in one stack of n x n matrices: 8 MB, so that a stack stays near the caches."""
@@ -84,7 +84,16 @@ class GraphBatch:
         return np.bincount(self.head[live], minlength=size) + np.bincount(self.tail[live], minlength=size)
 
     def blocks(self) -> "Iterator[Block]":
-        """Cut the batch into stacks of queries with equally many documents; the cut depends on the sizes alone."""
+        """Cut the batch into stacks of queries with equally many documents; the cut depends on the sizes alone.
+
+        Raises:
+            InputError: a query too large for dense matrices.
+        """
+        if len(self.n_items) and self.n_items.max() > MAX_ITEMS:
+            raise InputError(
+                f"query {int(np.argmax(self.n_items))} has {int(self.n_items.max())} documents; certificates and effective "
+                f"resistances take at most {MAX_ITEMS} per query. Compare a smaller pool."
+            )
         for n in np.unique(self.n_items):
             queries = np.flatnonzero(self.n_items == n)
             step = max(1, BLOCK_NUMBERS // max(1, int(n) ** 2))
@@ -130,7 +139,7 @@ def graph_batch(n_items: Ints, edge_ptr: Ints, i: npt.ArrayLike, j: npt.ArrayLik
     sizes, pointer = np.asarray(n_items, dtype=np.int64), np.asarray(edge_ptr, dtype=np.int64)
     head, tail = np.asarray(i, dtype=np.int64), np.asarray(j, dtype=np.int64)
     weights = np.ones(len(head)) if weight is None else np.asarray(weight, dtype=np.float64)
-    check_shapes(sizes, pointer, head, tail, weights)
+    check_shapes(sizes, pointer, len(head), len(tail), len(weights))
     batch = GraphBatch(sizes, pointer, head, tail, weights)
     bound = sizes[batch.edge_query]
     refuse(batch, (head < 0) | (head >= bound) | (tail < 0) | (tail >= bound), "names a document outside its query")
@@ -139,22 +148,17 @@ def graph_batch(n_items: Ints, edge_ptr: Ints, i: npt.ArrayLike, j: npt.ArrayLik
     return batch
 
 
-def check_shapes(sizes: Ints, pointer: Ints, head: Ints, tail: Ints, weights: Floats) -> None:
-    """Refuse arrays whose lengths contradict each other, and queries too large for dense matrices."""
-    if len(pointer) != len(sizes) + 1 or pointer[0] != 0 or (np.diff(pointer) < 0).any() or pointer[-1] != len(head):
+def check_shapes(sizes: Ints, pointer: Ints, heads: int, tails: int, weights: int) -> None:
+    """Refuse arrays whose lengths contradict each other."""
+    if len(pointer) != len(sizes) + 1 or pointer[0] != 0 or (np.diff(pointer) < 0).any() or pointer[-1] != heads:
         raise InputError(
-            f"edge_ptr has {len(pointer)} entries for {len(sizes)} queries and {len(head)} edges; it must have one entry more "
+            f"edge_ptr has {len(pointer)} entries for {len(sizes)} queries and {heads} edges; it must have one entry more "
             "than queries, start at 0, never fall and end at the number of edges."
         )
-    if not len(head) == len(tail) == len(weights):
-        raise InputError(f"i, j and weight have {len(head)}, {len(tail)} and {len(weights)} entries; they must be equally long.")
+    if not heads == tails == weights:
+        raise InputError(f"i, j and weight have {heads}, {tails} and {weights} entries; they must be equally long.")
     if (sizes < 0).any():
         raise InputError(f"query {int(np.argmax(sizes < 0))} has {int(sizes.min())} documents; the number must be 0 or more.")
-    if len(sizes) and sizes.max() > MAX_ITEMS:
-        raise InputError(
-            f"query {int(np.argmax(sizes))} has {int(sizes.max())} documents; the dense solver takes at most {MAX_ITEMS} per "
-            "query. Compare a smaller pool."
-        )
 
 
 def refuse(batch: GraphBatch, bad: Bools, complaint: str, values: Floats | None = None) -> None:

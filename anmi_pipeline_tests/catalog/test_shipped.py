@@ -87,6 +87,26 @@ def test_variants_share_their_family_and_differ_in_labelling_alone() -> None:
     assert load_dataset("stdlib", None).labels == "human"
 
 
+def test_adaptive_variants_differ_in_design_budget_and_prior_alone() -> None:
+    changed = {"judging.design: cycles -> adaptive", "rating.prior: zero -> scores"}
+    for root in ("scifact", "nfcorpus"):
+        simulated, adaptive = (load_dataset(f"{root}-{kind}", None).model_dump(mode="json") for kind in ("simulated", "adaptive"))
+        found = {place for place in differences(simulated, adaptive) if not place.startswith(("name:", "description:"))}
+        assert found == changed
+    full, half = (load_dataset(f"scifact-adaptive{more}", None).model_dump(mode="json") for more in ("", "-100"))
+    assert [place for place in differences(full, half) if not place.startswith(("name:", "description:"))] == [
+        "judging.degree: 8 -> 4"
+    ]
+
+
+def test_what_was_shipped_before_the_informative_prior_says_that_it_goes_without() -> None:
+    older = ("stdlib", "scifact", "nfcorpus", "scifact-simulated", "nfcorpus-simulated", "scifact-true", "msmarco-dl19")
+    for config in (load_dataset(name, None) for name in older):
+        assert (config.judging.design, config.rating.prior, config.judging.anchors) == ("cycles", "zero", None), config.name
+    new = DatasetConfig.model_validate({"description": "d", "source": {"reader": "stdlib"}, "name": "n", "family": "n"})
+    assert (new.judging.design, new.rating.prior, new.rating.std_error) == ("adaptive", "scores", "hc3")
+
+
 def test_the_settings_of_all_recipes_reach_every_recipe() -> None:
     dataset = load_dataset("scifact-simulated", None)
     for name in dataset.recipes:

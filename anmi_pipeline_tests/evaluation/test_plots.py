@@ -130,3 +130,13 @@ def test_reliability_ignores_which_side_is_named_first(rated):
 def test_logistic_theta_uses_the_logistic_link(rated):
     elo, comparisons = rated
     assert not plots.reliability(comparisons, elo, "logistic").equals(plots.reliability(comparisons, elo, "probit"))
+
+
+def test_a_reliability_diagram_draws_every_source_and_says_it_when_there_is_none() -> None:
+    bins = pl.DataFrame({"bin": [0, 1], "predicted": [0.2, 0.8], "observed": [0.25, 0.7], "n": [10, 30]})
+    both = plots.reliability_diagram({"a": bins, "b": bins.with_columns(observed=pl.lit(0.5))}, "title", "x", "y")
+    assert both == plots.reliability_diagram({"a": bins, "b": bins.with_columns(observed=pl.lit(0.5))}, "title", "x", "y")
+    one = plots.reliability_diagram({"a": bins, "b": bins.clear()}, "title", "x", "y")
+    none = plots.reliability_diagram({"b": bins.clear()}, "title", "x", "y")
+    assert len({both, one, none}) == 3
+    assert all(image.startswith(b"\x89PNG") for image in (both, one, none))

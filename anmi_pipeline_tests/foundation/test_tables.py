@@ -97,9 +97,8 @@ def elo(**changes: object) -> pl.DataFrame:
         "n_comparisons": 1,
         "status": "ok",
     }
-    return pl.DataFrame([{**row, **changes}], schema_overrides={"relevance": pl.Float64}).with_columns(
-        relevance=pl.lit(None, pl.Float64)
-    )
+    absent = [column.name for column in ELO.columns if column.nullable]
+    return pl.DataFrame([{**row, **changes}]).with_columns(pl.lit(None, pl.Float64).alias(name) for name in absent)
 
 
 def test_validation_names_what_is_wrong() -> None:

@@ -24,7 +24,7 @@ def evidence() -> JudgeEvidence:
 
 @pytest.fixture
 def config() -> JudgingConfig:
-    return JudgingConfig(judges=(SimulatedJudge(),), pool_size=12, degree=4, audit_share=0.2)
+    return JudgingConfig(design="cycles", judges=(SimulatedJudge(),), pool_size=12, degree=4, audit_share=0.2)
 
 
 @pytest.fixture

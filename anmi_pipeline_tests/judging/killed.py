@@ -8,13 +8,14 @@ from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
+from anmi_pipeline.judging.rounds import collect_rounds, open_study, plan_first
+from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline_tests.judging.made import Watched, made_evidence
 
 
 def main(url: str, settings: str, chunk: int) -> None:
     """Collect; one line per chunk that is durable."""
     config, evidence = JudgingConfig.model_validate_json(settings), made_evidence(6, 20)
-    plan, _ = plan_comparisons(pool_documents(evidence.pool, config), config, 0)
 
     def tell(done: int, _total: int, _unit: str, /) -> None:
         sys.stdout.write(f"{done}\n")
@@ -22,7 +23,12 @@ def main(url: str, settings: str, chunk: int) -> None:
 
     judges = [Watched(judge, chunk=chunk) for judge in build_judges(config, evidence, 0)]
     with Ledger(url) as ledger:
-        collect(plan, judges, evidence, ledger, config, tell)
+        if config.adaptive:
+            study = open_study("made", config, RatingConfig(), 0, evidence.pool, {})
+            collect_rounds(plan_first(study)[0], judges, evidence, ledger, study, tell)
+        else:
+            plan, _ = plan_comparisons(pool_documents(evidence.pool, config), config, 0)
+            collect(plan, judges, evidence, ledger, config, tell)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ def test_shipped_judge_files_are_valid_and_named_like_their_files(path: Path):
         ({"judges": ({"kind": "ensemble", "name": "a/b"},)}, "pattern"),
         ({"design": "cycle"}, "'cycles'"),
         ({"judges": ({"kind": "gpt"},)}, "ensemble"),
+        ({"rounds": 0}, "greater than or equal to 1"),
+        ({"cap": 0}, "greater than or equal to 1"),
+        ({"replan": -1}, "greater than or equal to 0"),
+        ({"anchors": {"per_query": 3}}, "source"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict, message: str):
@@ -57,3 +61,10 @@ def test_an_ensemble_without_weights_is_refused():
 def test_own_seed_stands_above_the_datasets():
     assert JudgingConfig().draw_seed(3) == 3
     assert JudgingConfig(seed=9).draw_seed(3) == 9
+
+
+def test_recorded_verdicts_bring_their_whole_plan_whatever_the_design_says():
+    assert JudgingConfig(judges=(EnsembleJudge(),)).adaptive
+    assert not JudgingConfig(judges=(RecordedJudge(path="x.csv"),)).adaptive
+    assert not JudgingConfig(judges=(EnsembleJudge(),), design="cycles").adaptive
+    assert not JudgingConfig().adaptive

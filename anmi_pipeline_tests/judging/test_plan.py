@@ -17,7 +17,7 @@ def documents(sizes: dict[str, int]) -> pl.DataFrame:
 
 
 def panel(count: int, **settings: object) -> JudgingConfig:
-    return JudgingConfig(judges=tuple(SimulatedJudge(name=f"judge{i}") for i in range(count)), **settings)
+    return JudgingConfig(judges=tuple(SimulatedJudge(name=f"judge{i}") for i in range(count)), **{"design": "cycles", **settings})
 
 
 def unordered(plan: pl.DataFrame) -> pl.DataFrame:

@@ -112,7 +112,9 @@ def test_nothing_judged_and_nothing_answered():
 
 def test_a_simulated_judge_flips_as_often_as_its_error_rate_says(sqlite_url: str):
     evidence = made_evidence(40, 30)
-    config = JudgingConfig(judges=(SimulatedJudge(error_rate=0.1), EnsembleJudge()), pool_size=30, audit_share=0.5)
+    config = JudgingConfig(
+        design="cycles", judges=(SimulatedJudge(error_rate=0.1), EnsembleJudge()), pool_size=30, audit_share=0.5
+    )
     plan, _ = plan_comparisons(pool_documents(evidence.pool, config), config, 0)
     with Ledger(sqlite_url) as ledger:
         table, _ = collect(plan, build_judges(config, evidence, 0), evidence, ledger, config)

@@ -10,6 +10,7 @@ from anmi_pipeline.errors import InputError
 from anmi_pipeline.rating.config import LOGISTIC_ELO, PROBIT_ELO, RatingConfig
 from anmi_pipeline.rating.designs import cycles
 from anmi_pipeline.rating.elo import fold_judgments, rate, top_positive_quality, true_labels
+from anmi_pipeline.rating.prior import ScorePrior
 from anmi_pipeline.tables import COMPARISONS, ELO, JUDGMENTS, QRELS
 
 OUTCOME = {"left": 1.0, "right": 0.0, "tie": 0.5}
@@ -129,6 +130,105 @@ def test_row_order_of_the_input_changes_no_byte(rng: np.random.Generator) -> Non
     plain, _ = rate(fold_judgments(JUDGMENTS.frame(rows)), pool, RatingConfig())
     shuffled = fold_judgments(JUDGMENTS.frame(rows).sample(fraction=1, shuffle=True, seed=1)).reverse()
     assert plain.equals(rate(shuffled, pool.reverse(), RatingConfig())[0])
+
+
+def test_the_interval_is_1_96_standard_errors_and_absent_without_them() -> None:
+    pairs = fold_judgments(
+        JUDGMENTS.frame([verdict("q", "a", "b", 0.9), verdict("q", "b", "c", 0.3), verdict("q", "a", "c", 0.6)])
+    )
+    for kind in ("fisher", "dispersion", "hc3"):
+        table, report = rate(pairs, documents(q="abc"), RatingConfig(std_error=kind))
+        assert (table["elo"] - table["elo_low"]).to_numpy() == pytest.approx(1.959964 * table["std_error"].to_numpy(), rel=1e-6)
+        assert (table["elo_high"] + table["elo_low"]).to_numpy() == pytest.approx(2 * table["elo"].to_numpy())
+        assert list(report.std_error_quantiles) == ["p05", "p25", "p50", "p75", "p95"]
+    table, report = rate(pairs, documents(q="abc"), RatingConfig(std_error="none"))
+    assert table["elo_low"].null_count() == table["elo_high"].null_count() == 3
+    assert (set(table["std_error"]), report.std_error_quantiles) == ({0.0}, {})
+
+
+def made_features(
+    queries: int, n: int, slope: float, rng: np.random.Generator
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Features that tell something about the truth, one hard vote per pair of a sparse graph, and the truth."""
+    rows, votes, truths = [], [], []
+    for query in range(queries):
+        fused = rng.standard_normal(n)
+        fused = (fused - fused.mean()) / fused.std()
+        truth = slope * fused + 0.4 * rng.standard_normal(n)
+        names = [f"d{place:02d}" for place in range(n)]
+        rows += [(f"q{query:03d}", name, value) for name, value in zip(names, fused, strict=True)]
+        truths += [(f"q{query:03d}", name, value) for name, value in zip(names, truth - truth.mean(), strict=True)]
+        for i, j in cycles(n, 4, rng):
+            won = float(truth[i] - truth[j] + rng.standard_normal() > 0)
+            votes.append(verdict(f"q{query:03d}", names[i], names[j], won))
+    columns = ["query_id", "doc_id"]
+    return (
+        pl.DataFrame(rows, schema=[*columns, "fused"], orient="row"),
+        fold_judgments(JUDGMENTS.frame(votes)),
+        pl.DataFrame(truths, schema=[*columns, "truth"], orient="row"),
+    )
+
+
+@pytest.fixture(scope="module")
+def informed() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    return made_features(60, 20, 1.0, np.random.default_rng(5))
+
+
+def test_the_informative_prior_brings_scores_nearer_to_the_truth_and_covers(informed) -> None:
+    features, pairs, truth = informed
+    error, cover = {}, 0.0
+    for kind in ("scores", "zero"):
+        table, report = rate(pairs, features, RatingConfig(prior=kind), features=features)
+        both = ELO.validate(table).join(truth, on=["query_id", "doc_id"])
+        right = 1500 + PROBIT_ELO * both["truth"]
+        error[kind] = float(((both["elo"] - right) ** 2).mean() ** 0.5)
+        if kind == "scores":
+            cover = float(((both["elo_low"] <= right) & (right <= both["elo_high"])).mean())
+            assert report.prior["gain_nats_per_verdict"] > 0.1
+            assert report.prior["estimated_from"] == "these comparisons"
+    assert error["scores"] < 0.6 * error["zero"]
+    assert 0.90 < cover <= 1.0
+    assert table["prior_mean"].null_count() == table.height  # the last one had the zero prior
+
+
+def test_a_given_prior_is_used_as_it_is(informed) -> None:
+    features, pairs, _ = informed
+    strong = ScorePrior(("fused",), (2.0,), 1e6)
+    table, report = rate(pairs, features, RatingConfig(), features=features, prior=strong)
+    assert table["elo"].to_numpy() == pytest.approx(table["prior_mean"].to_numpy(), abs=0.5)
+    assert table["std_error"].max() < 1.0
+    assert (report.prior["precision"], report.prior["estimated_from"]) == (1e6, "the first round")
+
+
+def test_under_a_given_prior_a_query_is_its_own_affair(informed) -> None:
+    features, pairs, _ = informed
+    prior = ScorePrior(("fused",), (1.0,), 4.0)
+    whole, _ = rate(pairs, features, RatingConfig(), features=features, prior=prior)
+    one = pl.col("query_id") == "q017"
+    alone, _ = rate(pairs.filter(one), features.filter(one), RatingConfig(), features=features.filter(one), prior=prior)
+    assert whole.filter(one).equals(alone)
+
+
+def test_without_features_the_prior_is_zero(informed) -> None:
+    features, pairs, _ = informed
+    table, report = rate(pairs, features, RatingConfig(prior="scores"))
+    assert report.prior == {"kind": "zero", "precision": 0.05}
+    assert table.equals(rate(pairs, features, RatingConfig(prior="zero"), features=features)[0])
+
+
+def test_a_document_without_features_is_named(informed) -> None:
+    features, pairs, _ = informed
+    with pytest.raises(InputError, match=r"1 rated document.* first d03 of query q000"):
+        lost = (pl.col("query_id") == "q000") & (pl.col("doc_id") == "d03")
+        rate(pairs, features, RatingConfig(), features=features.filter(~lost))
+
+
+def test_the_informative_prior_with_nothing_to_rate() -> None:
+    features = documents(q="ab").with_columns(fused=pl.Series([1.0, -1.0]))
+    table, report = rate(COMPARISONS.frame(), documents(q="ab"), RatingConfig(), features=features)
+    assert table["elo"].to_numpy() == pytest.approx(table["prior_mean"].to_numpy())
+    assert table.sort("rank")["doc_id"].to_list() == ["a", "b"]
+    assert report.prior["gain_nats_per_verdict"] == 0.0
 
 
 def test_true_labels_follow_grade_then_fused_rank() -> None:

@@ -131,37 +131,86 @@ def test_splitting_an_edge_changes_nothing(problem, share: float) -> None:
 def test_doubled_evidence_halves_the_variance_as_the_prior_vanishes(model: str, rng: np.random.Generator) -> None:
     edges = cycles(20, 6, rng)
     w = rng.uniform(0.2, 0.8, len(edges))
-    once = fit_one(20, edges[:, 0], edges[:, 1], w, model=model, prior_precision=1e-9)
-    twice = fit_one(20, edges[:, 0], edges[:, 1], w, model=model, prior_precision=1e-9, weight=np.full(len(edges), 2.0))
+    given = {"model": model, "prior_precision": 1e-9, "std_error": "fisher"}
+    once = fit_one(20, edges[:, 0], edges[:, 1], w, **given)
+    twice = fit_one(20, edges[:, 0], edges[:, 1], w, **given, weight=np.full(len(edges), 2.0))
     assert once.std_error is not None
     assert twice.std_error is not None
     assert (once.std_error / twice.std_error) ** 2 == pytest.approx(np.full(20, 2.0), rel=1e-6)
 
 
+def textbook_errors(kind: str, n: int, i, j, w, theta: np.ndarray, precision: float) -> np.ndarray:
+    """Centred standard errors of a logistic fit, from dense matrices as the books write them."""
+    x = np.zeros((len(i), n))
+    x[np.arange(len(i)), i], x[np.arange(len(i)), j] = 1.0, -1.0
+    p = 1 / (1 + np.exp(-x @ theta))
+    inverse = np.linalg.inv(x.T @ np.diag(p * (1 - p)) @ x + precision * np.eye(n))
+    hat = np.einsum("ea,ab,eb->e", x, inverse, x) * p * (1 - p)
+    centre = np.eye(n) - 1 / n
+    # The prior's own spread between components is no noise of the verdicts.
+    parts = np.linalg.pinv(x.T @ x) @ (x.T @ x)
+    between = np.diag((centre - parts) @ inverse @ (centre - parts))
+    inside = parts @ inverse @ parts
+    if kind == "hc3":
+        meat = x.T @ np.diag(((w - p) / (1 - hat)) ** 2) @ x + precision**2 * np.diag(np.diag(inside))
+        return np.sqrt(np.diag(inside @ meat @ inside) + between)
+    free = len(i) - hat.sum()
+    scale = ((w - p) ** 2 / (p * (1 - p))).sum() / free if kind == "dispersion" and free >= 1 else 1.0
+    return np.sqrt(scale * np.diag(inside) + between)
+
+
 @pytest.mark.parametrize("connected", [True, False])
-def test_std_error_is_the_centred_laplace_covariance(connected: bool, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("kind", ["fisher", "dispersion", "hc3"])
+def test_std_errors_are_those_of_the_books(kind: str, connected: bool, rng: np.random.Generator) -> None:
     n = 8
     edges = cycles(n, 4, rng) if connected else np.array([[0, 1], [1, 2], [3, 4], [4, 5]])  # 6 and 7 alone
     i, j, w = edges[:, 0], edges[:, 1], rng.uniform(0.1, 0.9, len(edges))
-    fit = fit_one(n, i, j, w, model="bradley_terry", prior_precision=0.3)
-    p = 1 / (1 + np.exp(-(fit.theta[i] - fit.theta[j])))
-    information = 0.3 * np.eye(n)
-    for a, b, c in zip(i, j, p * (1 - p), strict=True):
-        information[[a, b, a, b], [a, b, b, a]] += [c, c, -c, -c]
-    centre = np.eye(n) - 1 / n
-    expected = np.sqrt(np.diag(centre @ np.linalg.inv(information) @ centre))
-    assert fit.std_error == pytest.approx(expected, rel=1e-8)
+    fit = fit_one(n, i, j, w, model="bradley_terry", prior_precision=0.3, std_error=kind, tol=1e-10)
+    assert fit.std_error is not None
+    assert fit.std_error == pytest.approx(textbook_errors(kind, n, i, j, w, fit.theta, 0.3), rel=1e-8)
     if not connected:
-        assert fit.std_error is not None
         assert fit.std_error[6] == pytest.approx(np.sqrt(1 / 0.3 * (1 - 1 / n)))
         assert fit.std_error[6] > fit.std_error[:6].max()
+
+
+@pytest.mark.parametrize("kind", ["fisher", "dispersion", "hc3"])
+def test_probed_errors_agree_with_the_dense_ones(kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    edges = cycles(300, 8, rng)
+    edges = np.concatenate((edges, cycles(100, 6, rng) + 300))  # two components
+    w = rng.uniform(0.05, 0.95, len(edges))
+    exact = fit_one(400, edges[:, 0], edges[:, 1], w, std_error=kind).std_error
+    monkeypatch.setattr("anmi_pipeline.rating.fit.DENSE_ITEMS", 50)
+    probed = fit_one(400, edges[:, 0], edges[:, 1], w, std_error=kind).std_error
+    assert exact is not None
+    assert probed is not None
+    ratio = probed / exact
+    assert ratio.mean() == pytest.approx(1.0, abs=0.01)
+    assert ratio.std() < 1.3 / np.sqrt(2 * 256)
+
+
+def test_a_large_graph_beside_small_ones(rng: np.random.Generator) -> None:
+    sizes, pointer, i, j, w = many(rng, [40, 20_000, 3, 30])
+    fit = fit_batch(sizes, pointer, i, j, w, std_error="none")
+    assert (fit.status & FitStatus.CONVERGED).all()
+    own = slice(int(pointer[1]), int(pointer[2]))
+    alone = fit_one(20_000, i[own], j[own], w[own], std_error="none")
+    assert alone.theta.tobytes() == fit.theta[40:20_040].tobytes()
+
+
+def test_a_warm_start_arrives_at_the_same_scores(rng: np.random.Generator) -> None:
+    sizes, pointer, i, j, w = many(rng, [50, 20])
+    cold = fit_batch(sizes, pointer, i, j, w, tol=1e-11)
+    warm = fit_batch(sizes, pointer, i, j, w, tol=1e-11, start=cold.theta + rng.normal(0, 0.3, 70))
+    again = fit_batch(sizes, pointer, i, j, w, tol=1e-10, start=cold.theta)
+    assert warm.theta == pytest.approx(cold.theta, abs=1e-8)
+    assert again.iterations.tolist() == [0, 0]
 
 
 def test_recovers_a_known_truth(rng: np.random.Generator) -> None:
     n, truth, edges = 40, np.sort(rng.normal(0, 0.8, 40)), cycles(40, 12, rng)
     d = truth[edges[:, 0]] - truth[edges[:, 1]]
     w = rng.binomial(200, norm.cdf(d)) / 200
-    fit = fit_one(n, edges[:, 0], edges[:, 1], w, weight=np.full(len(edges), 200.0))
+    fit = fit_one(n, edges[:, 0], edges[:, 1], w, weight=np.full(len(edges), 200.0), std_error="fisher")
     error = fit.theta - (truth - truth.mean())
     assert np.abs(error).max() < 0.15
     assert fit.std_error is not None
@@ -234,7 +283,9 @@ def test_an_edge_of_weight_zero_is_no_evidence() -> None:
         ({"tol": 0.0}, "tol is 0.0"),
         ({"threads": 0}, "threads is 0"),
         ({"edge_ptr": np.array([0, 1])}, "edge_ptr has 2 entries for 2 queries"),
-        ({"n_items": np.array([2, 100_000])}, "at most 5000"),
+        ({"i": [0.0, 1.0]}, "i holds values of type float64"),
+        ({"i": [2**40, 1]}, r"query 0 .* names a document outside its query"),
+        ({"start": np.zeros(4)}, "start has shape"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, object], text: str) -> None:

@@ -1,5 +1,8 @@
+import subprocess
+import sys
 from pathlib import Path
 
+import evalica
 import numpy as np
 import polars as pl
 import pytest
@@ -28,6 +31,21 @@ class Battles:
     def scores(self, algorithm: str) -> np.ndarray:
         rows = dict(self.golden.filter(algorithm=algorithm).select("item", "score").rows())
         return np.array([rows[name] for name in self.names])
+
+
+def by_hand(n_items: int, games: list[tuple[int, int, float]], k: float) -> list[float]:
+    """The rule in plain Python, game after game."""
+    ratings = [1500.0] * n_items
+    for first, second, result in games:
+        change = k * (result - 1.0 / (1.0 + 10.0 ** ((ratings[second] - ratings[first]) / 400.0)))
+        ratings[first] += change
+        ratings[second] -= change
+    return ratings
+
+
+GAMES = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 5), st.floats(0, 1)).filter(lambda game: game[0] != game[1]), max_size=60
+)
 
 
 def centred(values: np.ndarray) -> np.ndarray:
@@ -87,3 +105,48 @@ def test_favourite_gains_less() -> None:
 def test_bad_outcome_is_named() -> None:
     with pytest.raises(InputError, match=r"edge 1 .* outcome outside 0..1: 2.0"):
         sequential_elo(2, [0, 0], [1, 1], [1.0, 2.0])
+
+
+@given(games=GAMES, k=st.floats(0.1, 64))
+def test_compiled_loop_has_the_bits_of_the_plain_rule(games: list[tuple[int, int, float]], k: float) -> None:
+    i, j, w = (np.array(column) for column in zip(*games, strict=True)) if games else (np.zeros(0, dtype=int),) * 3
+    assert sequential_elo(6, i, j, w, k=k).tolist() == by_hand(6, games, k)
+
+
+def test_evalica_agrees_on_hard_outcomes(rng: np.random.Generator) -> None:
+    """evalica starts at 1000 and has base 10, scale 400, K = 4 as defaults; a draw is worth .5."""
+    i = rng.integers(0, 20, 400)
+    j = (i + rng.integers(1, 20, 400)) % 20
+    w = rng.choice([0.0, 0.5, 1.0], 400)
+    winner = {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}
+    theirs = evalica.elo(i.tolist(), j.tolist(), [winner[value] for value in w], k=16.0, initial=1500.0).scores
+    assert sequential_elo(20, i, j, w, k=16.0) == pytest.approx(theirs.sort_index().to_numpy(), abs=1e-9)
+
+
+@given(games=GAMES)
+def test_points_are_only_moved_between_documents(games: list[tuple[int, int, float]]) -> None:
+    i, j, w = (np.array(column) for column in zip(*games, strict=True)) if games else (np.zeros(0, dtype=int),) * 3
+    assert sequential_elo(6, i, j, w).sum() == pytest.approx(6 * 1500.0)
+
+
+def test_an_order_is_the_games_shuffled_by_it(rng: np.random.Generator) -> None:
+    i, w = np.arange(50) % 7, rng.random(50)
+    order = np.random.default_rng(5).permutation(50)
+    shuffled = sequential_elo(8, i, i + 1, w, rng=np.random.default_rng(5))
+    assert shuffled.tobytes() == sequential_elo(8, i[order], i[order] + 1, w[order]).tobytes()
+
+
+def test_no_game_and_no_document() -> None:
+    assert sequential_elo(3, [], [], []).tolist() == [1500.0] * 3
+    assert sequential_elo(0, [], [], []).tolist() == []
+
+
+def test_importing_the_module_loads_no_compiler() -> None:
+    code = "import sys, anmi_pipeline.rating.sequential; raise SystemExit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("bad", [{"scale": 0.0}, {"k": float("nan")}, {"start": float("inf")}])
+def test_bad_settings_are_named(bad: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="must be finite"):
+        sequential_elo(2, [0], [1], [1.0], **bad)

@@ -29,7 +29,8 @@ DATASET = """
 description: made-up words
 source: {{reader: beir, path: {name}}}
 retrieval: {{dense: {{encoder: {{max_tokens: 32}}}}, pool: {{depth: 40}}, lexical: {{depth: 40}}}}
-judging: {{pool_size: 10, degree: 4, audit_share: 0.2, judges: [{{kind: simulated, name: simulated}}]}}
+rating: {{prior: zero}}
+judging: {{design: cycles, pool_size: 10, degree: 4, audit_share: 0.2, judges: [{{kind: simulated, name: simulated}}]}}
 evaluation: {{query_sets: [dev_final, test, dev_final+test], depth: 40, bootstrap_samples: 200}}
 tuning: {{fusions: [none], pool_sizes: [10]}}
 recipes: [bm25, {recipe}]

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SHARED = {"2_2": "collections", "2_3": "collections", "2_4": "collections"}
+SHARED = dict.fromkeys(("2_2", "2_3", "2_4", "3_6", "3_7", "3_8", "3_9", "3_10"), "collections")
 """Script -> folder under --home that it shares with others; the others start from nothing."""
 
 

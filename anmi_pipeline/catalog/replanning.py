@@ -1,0 +1,58 @@
+"""What a re-plan of a dataset would cost, read from its artifacts and the ledger.
+
+Belongs here: opening what the report needs by the dataset's name. Does not: the report (`judging/replanning.py`).
+"""
+
+from typing import cast
+
+import polars as pl
+
+from anmi_pipeline import tables
+from anmi_pipeline.catalog.datasets import load_dataset
+from anmi_pipeline.digests import Json
+from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.judges import JudgeEvidence
+from anmi_pipeline.judging.ledger import Ledger
+from anmi_pipeline.judging.panel import build_judges
+from anmi_pipeline.judging.replanning import ReplanReport, replan_report
+from anmi_pipeline.judging.rounds import open_study
+from anmi_pipeline.records import Records
+from anmi_pipeline.settings import Settings
+from anmi_pipeline.store import Store
+from anmi_pipeline.tables import TableSpec
+
+
+def replan(dataset: str, settings: Settings) -> ReplanReport:
+    """Compare the frozen prior of a dataset with one estimated now, and count the calls that a re-plan would make.
+
+    Nothing is asked, written or materialised; the artifacts are those of the last run.
+
+    Args:
+        dataset: name of the dataset.
+        settings: the installation.
+
+    Raises:
+        InputError: no such dataset, its design is not adaptive, or nothing is frozen yet.
+        ArtifactError: it has no plan yet.
+    """
+    config = load_dataset(dataset, settings.conf)
+    judging = config.judging
+    if not judging.adaptive:
+        raise InputError(f'dataset {dataset} has judging.design "{judging.design}" or recorded verdicts: nothing is frozen.')
+    records = Records(Store(settings.store_url))
+
+    def table(asset: str, spec: TableSpec, *parts: str) -> pl.DataFrame:
+        return records.require(asset, dataset)[1].table(spec, *parts)
+
+    splits = tuple(split for split in tables.SPLITS if split in judging.splits)
+    evidence = JudgeEvidence(
+        queries=table("queries", tables.QUERIES, *splits),
+        corpus=table("corpus", tables.CORPUS),
+        pool=table("candidate_pool", tables.POOL, *splits),
+        qrels=table("qrels", tables.QRELS, *splits) if judging.needs_qrels else None,
+    )
+    retrieval = cast("Json", config.retrieval.model_dump(mode="json"))
+    study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval)
+    judges = build_judges(judging, evidence, config.seed, settings.data)
+    with Ledger(settings.ledger_url) as ledger:
+        return replan_report(table("comparison_plan", tables.PLAN), judges, evidence, ledger, study)

@@ -1,0 +1,302 @@
+"""Judging in rounds: pairs are chosen, asked, and the next are chosen from the verdicts, with the ledger's frozen prior.
+
+Belongs here: the loop of the adaptive design, the freezing of what its choices share across queries. Does not: the choice within
+a query (`rating/rounds.py`), asking (`collect.py`), orders and judges of given pairs (`plan.py`).
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import cast
+
+import polars as pl
+
+from anmi_pipeline.digests import Json, canonical_json, digest_json
+from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.collect import CollectReport, collect_async, shifted
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.evidence import judged_pool
+from anmi_pipeline.judging.judges import Judge, JudgeEvidence
+from anmi_pipeline.judging.ledger import Ledger, LedgerError
+from anmi_pipeline.judging.plan import certify_plan, pair_budget, plan_pairs, query_generator
+from anmi_pipeline.progress import Progress, silent
+from anmi_pipeline.rating.comparisons import fold_judgments
+from anmi_pipeline.rating.config import RatingConfig
+from anmi_pipeline.rating.features import score_features
+from anmi_pipeline.rating.prior import ScorePrior, fit_prior, starting_prior
+from anmi_pipeline.rating.rounds import first_round, next_round
+from anmi_pipeline.tables import JUDGMENTS
+
+FROZEN_VERSION = 1
+"""Raised when the estimate of the frozen prior, or what its key covers, changes."""
+Z95 = 1.959963984540054
+ENDS = {"doc_i": pl.min_horizontal("first_id", "second_id"), "doc_j": pl.max_horizontal("first_id", "second_id")}
+"""The unordered pair of a planned or answered call."""
+CHOICE_STREAM = 0
+"""Number of the generator that orders the first cycle; those of rounds, from 1, draw orders and judges."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the choice of pairs rests on besides the verdicts.
+
+    Attributes:
+        judging: design, budget, judges.
+        rating: kind of the prior, model.
+        seed: seed of the dataset.
+        features: query_id, doc_id and the features of every document that may be compared.
+        plan_key: name of the frozen prior in the ledger.
+    """
+
+    judging: JudgingConfig
+    rating: RatingConfig
+    seed: int
+    features: pl.DataFrame
+    plan_key: str
+
+    @property
+    def budgets(self) -> dict[str, int]:
+        """Query id -> pairs in all rounds."""
+        sizes = self.features.group_by("query_id").len().sort("query_id")
+        return {name: pair_budget(size, self.judging.degree) for name, size in sizes.iter_rows()}
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The prior that chooses later pairs, estimated once.
+
+    Attributes:
+        prior: slopes and precision.
+        queries: queries whose first round it was estimated from.
+        comparisons: their comparisons.
+    """
+
+    prior: ScorePrior
+    queries: int
+    comparisons: int
+
+    def as_json(self) -> dict[str, Json]:
+        """The prior as the ledger and the facts of `pairwise_judgments` hold it."""
+        return {
+            "prior": cast("Json", self.prior.as_json()),
+            "queries": self.queries,
+            "comparisons": self.comparisons,
+        }
+
+    def values(self) -> dict[str, float]:
+        """Every figure by name, for people."""
+        prior, lift = self.prior, self.prior.lift
+        shown = {f"slope of {name}": slope for name, slope in zip(prior.features, prior.coefficients, strict=True)}
+        shown["precision"] = prior.precision
+        if lift is not None:
+            names = ("relevance, log odds", *(f"log odds per {name}" for name in prior.features))
+            shown |= dict(zip(names, lift.odds, strict=True))
+            shown |= {"lift of the relevant": lift.height, "their precision": lift.precision}
+        return {**shown, "queries": self.queries, "comparisons": self.comparisons}
+
+    @classmethod
+    def from_text(cls, text: str) -> "Frozen":
+        """Read a ledger entry.
+
+        Raises:
+            LedgerError: the entry is not what this version writes.
+        """
+        try:
+            value = json.loads(text)
+            return cls(ScorePrior.from_json(value["prior"]), int(value["queries"]), int(value["comparisons"]))
+        except (ValueError, KeyError, TypeError, InputError) as error:
+            raise LedgerError(
+                f"the ledger holds a frozen prior that cannot be read: {text:.200}. Raise judging.replan to estimate it anew."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The verdicts of all rounds.
+
+    Attributes:
+        judgments: JUDGMENTS frame.
+        report: what collecting took.
+        frozen: the prior that chose the later pairs; None without one.
+    """
+
+    judgments: pl.DataFrame
+    report: CollectReport
+    frozen: Frozen | None
+
+
+def open_study(
+    family: str, judging: JudgingConfig, rating: RatingConfig, seed: int, pool: pl.DataFrame, retrieval: Json
+) -> Study:
+    """Put together what the rounds of a dataset need.
+
+    Args:
+        family: partition family of the dataset: variants that choose pairs alike share one frozen prior.
+        judging: the judging configuration.
+        rating: the rating configuration.
+        seed: seed of the dataset.
+        pool: POOL frame of the judged queries.
+        retrieval: settings of the retrievers, whose scores the prior rests on.
+    """
+    key = plan_key(family, judging, rating, judging.draw_seed(seed), retrieval)
+    return Study(judging, rating, seed, score_features(judged_pool(pool, judging)), key)
+
+
+def plan_key(family: str, judging: JudgingConfig, rating: RatingConfig, seed: int, retrieval: Json) -> str:
+    """Name the frozen prior of a plan: sha256 of everything the first round and its estimate rest on, except the queries.
+
+    Budget (degree, rounds, cap), splits and refresh epochs are left out on purpose: more pairs, more queries or newer verdicts
+    must not change the pairs that were bought.
+    """
+    chosen = judging.model_dump(
+        mode="json", include={"generator", "pool_size", "design", "judges", "votes_per_pair", "audit_share", "replan"}
+    )
+    return digest_json({
+        "version": FROZEN_VERSION,
+        "family": family,
+        "judging": cast("Json", chosen),
+        "rating": {"prior": rating.prior, "model": rating.model},
+        "retrieval": retrieval,
+        "seed": seed,
+    })  # fmt: skip
+
+
+def plan_first(study: Study) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Draw the first round: one cycle per query, through neighbours of the starting prior's order where there is a prior.
+
+    Returns:
+        PLAN and CERTIFICATES frames.
+    """
+    seed = study.judging.draw_seed(study.seed)
+    prior = starting_prior() if study.rating.prior == "scores" else None
+    pairs = first_round(study.features, prior, lambda name: query_generator(seed, name, CHOICE_STREAM))
+    plan = plan_pairs(pairs, study.judging, study.seed, 1)
+    return plan, certify_plan(plan, study.features)
+
+
+async def collect_rounds_async(
+    plan: pl.DataFrame,
+    judges: Sequence[Judge],
+    evidence: JudgeEvidence,
+    ledger: Ledger,
+    study: Study,
+    progress: Progress = silent,
+) -> Rounds:
+    """Obtain every verdict of all rounds; `collect_rounds` for callers that run an event loop."""
+    config = study.judging
+    total = plan.height + round(later_calls(plan, study)[1])
+    asked, frozen = plan, None
+    judgments, report = await collect_async(plan, judges, evidence, ledger, config, shifted(progress, 0, total))
+    for number in range(2, config.rounds + 1):
+        if number == 2:
+            frozen = freeze(judgments, asked, ledger, study)
+        later = plan_next(judgments, asked, study, frozen.prior if frozen else None, number)
+        told = shifted(progress, asked.height, max(total, asked.height + later.height))
+        verdicts, took = await collect_async(later, judges, evidence, ledger, config, told)
+        judgments, report = JUDGMENTS.frame(pl.concat([judgments, verdicts])), report.plus(took)
+        asked = pl.concat([asked, later])
+    return Rounds(judgments, report, frozen)
+
+
+def collect_rounds(
+    plan: pl.DataFrame,
+    judges: Sequence[Judge],
+    evidence: JudgeEvidence,
+    ledger: Ledger,
+    study: Study,
+    progress: Progress = silent,
+) -> Rounds:
+    """Obtain every verdict of all rounds of an adaptive plan.
+
+    Every call goes through the ledger, and what is asked is a function of the verdicts and the frozen prior alone: killed at any
+    moment, the next call repeats nothing that was committed and returns the same table.
+
+    Args:
+        plan: PLAN frame of the first round (`plan_first`).
+        judges: the judges of the plan.
+        evidence: the texts.
+        ledger: where verdicts and the frozen prior are looked up and committed.
+        study: what the choice of pairs rests on.
+        progress: told the verdicts that are durable.
+
+    Raises:
+        InputError, JudgeError, LedgerError: as `collect.collect`.
+    """
+    return asyncio.run(collect_rounds_async(plan, judges, evidence, ledger, study, progress))
+
+
+def freeze(judgments: pl.DataFrame, asked: pl.DataFrame, ledger: Ledger, study: Study) -> Frozen | None:
+    """Return the prior that chooses later pairs: that on record, or estimated now from the first round of all queries.
+
+    Slopes and precision are shared by all queries. Estimated again for every new query they would change the pairs of all, and
+    the budget would be paid twice.
+    """
+    if study.rating.prior == "zero":
+        return None
+    known = ledger.frozen_prior(study.plan_key)
+    if known is not None:
+        return Frozen.from_text(known)
+    estimate = estimate_prior(judgments, asked, study)
+    return Frozen.from_text(ledger.freeze_prior(study.plan_key, canonical_json(estimate.as_json()).decode()))
+
+
+def estimate_prior(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study) -> Frozen:
+    """Estimate the prior from the first round."""
+    first = so_far(judgments.filter(pl.col("round") == 1), asked.filter(pl.col("round") == 1))
+    prior = fit_prior(first, study.features, model=study.rating.model)
+    return Frozen(prior, first["query_id"].n_unique(), first.filter(pl.col("weight") > 0).height)
+
+
+def so_far(judgments: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """Fold verdicts into comparisons; a pair that was asked without an answer is one of weight 0, and is not asked again.
+
+    Returns:
+        query_id, doc_i, doc_j, preference, weight, sorted.
+    """
+    columns = ["query_id", "doc_i", "doc_j", "preference", "weight"]
+    answered = fold_judgments(judgments).select(columns)
+    silent_pairs = asked.select("query_id", **ENDS).unique().join(answered, on=columns[:3], how="anti")
+    unanswered = silent_pairs.with_columns(preference=pl.lit(0.5), weight=pl.lit(0.0))
+    return pl.concat([answered, unanswered]).sort(columns[:3])
+
+
+def plan_next(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study, prior: ScorePrior | None, number: int) -> pl.DataFrame:
+    """Choose and plan one later round of every query: an equal share of what is left of its budget.
+
+    Args:
+        judgments: verdicts so far.
+        asked: PLAN frame of the rounds so far.
+        study: what the choice rests on.
+        prior: the frozen prior; None for a flat one.
+        number: round, from 2.
+
+    Returns:
+        PLAN frame of the round.
+    """
+    comparisons = so_far(judgments, asked)
+    spent = dict(comparisons.group_by("query_id").len().iter_rows())
+    rounds_left = study.judging.rounds - number + 1
+    # Rounded up: the remainder goes to the earlier rounds, and what a cap held back is spent later.
+    counts = {name: -(-(budget - spent.get(name, 0)) // rounds_left) for name, budget in study.budgets.items()}
+    pairs = next_round(
+        comparisons, study.features, prior, counts, cap=study.judging.cap, model=study.rating.model
+    )  # fmt: skip
+    return plan_pairs(pairs, study.judging, study.seed, number)
+
+
+def later_calls(plan: pl.DataFrame, study: Study) -> tuple[float, float, float]:
+    """Low, expected and high number of calls after the first round: the pairs are known, how many are audited is drawn.
+
+    Equation: pairs * votes + A * (2 judges - votes), A ~ Binomial(pairs, audit share), with A at its mean and at 1.96 standard
+    deviations either way.
+    """
+    config = study.judging
+    first = plan.select("query_id", **ENDS).n_unique() if plan.height else 0
+    pairs = sum(study.budgets.values()) - first if config.rounds > 1 and plan.height else 0
+    share, extra = config.audit_share, 2 * len(config.judges) - config.votes_per_pair
+    spread = Z95 * sqrt(pairs * share * (1 - share))
+    audited = [min(max(pairs * share + sign * spread, 0), pairs) for sign in (-1, 0, 1)]
+    low, expected, high = (pairs * config.votes_per_pair + extra * count for count in audited)
+    return low, expected, high
