@@ -233,9 +233,11 @@ def measure(world: World, name: str, degree: int, judges: int = 1) -> Row:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Plot nDCG@10 and tau against calls, one judge a pair."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     shown = sorted((row for row in rows if row.judges == 1), key=lambda row: row.calls)
+    ticks = [DOCUMENTS * degree / 2 for degree in DEGREES]
     left, right = figure.subplots(1, 2)
     for name in DESIGNS:
         own = [row for row in shown if row.design == name]
@@ -244,6 +246,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         right.plot(calls, [row.quality.tau for row in own], marker="o", label=name)
     for axes, label in ((left, "nDCG@10"), (right, "Kendall's tau, whole list")):
         axes.set(xscale="log", xlabel="judge calls per query, one judge a pair", ylabel=label)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
     left.legend()
     figure.savefig(path, dpi=120)

@@ -67,8 +67,8 @@ class Mixture:
 
     def tilted(self, mean: Floats, variance: Floats) -> "Tilted":
         """Multiply the mixture by N(mean, variance), the rest of each document's posterior."""
-        share = np.clip(self.share, 1e-9, 1.0 - 1e-9)
-        log_odds = np.log(share / (1.0 - share))
+        share = np.clip(self.share, 1e-200, 1.0 - 1e-16)
+        log_odds = np.log(share) - np.log1p(-share)
         parts: list[tuple[Floats, Floats]] = []
         for sign, centre, precision in ((-1.0, self.low, self.low_precision), (1.0, self.high, self.high_precision)):
             wide = variance + 1.0 / precision

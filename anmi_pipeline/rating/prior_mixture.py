@@ -128,13 +128,8 @@ def maximisation(design: Floats, seen: Tilted, old: MixtureParameters, origin: M
     lift = max(raised / (float(upper.sum()) + PSEUDO_DOCUMENTS), SMALLEST_LIFT)
     below = float((lower * ((seen.low - mean) ** 2 + seen.low_variance)).sum())
     above = float((upper * ((seen.high - mean - lift) ** 2 + seen.high_variance)).sum())
-    return MixtureParameters(
-        slopes,
-        odds,
-        lift,
-        precision(below, float(lower.sum()), origin.precision),
-        precision(above, float(upper.sum()), origin.lift_precision),
-    )
+    spread = precision(below, float(lower.sum()), origin.precision)
+    return MixtureParameters(slopes, odds, lift, spread, precision(above, float(upper.sum()), origin.lift_precision))
 
 
 def precision(squares: float, documents: float, largest: float) -> float:

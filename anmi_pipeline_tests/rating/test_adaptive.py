@@ -86,13 +86,13 @@ def test_ties_go_to_the_smaller_indices() -> None:
 def test_it_asks_about_the_top_and_where_the_outcome_is_open() -> None:
     theta = np.array([0.0, 3.0, 2.9, -3.0, -2.9, 0.1])
     assert next_pairs(theta, np.eye(6), NOTHING, 1).tolist() == [[1, 2]]
-    certain: np.ndarray = np.eye(6) * np.array([1.0, 1e-6, 1e-6, 1.0, 1.0, 1.0])
+    certain = np.diag([1.0, 1e-6, 1e-6, 1.0, 1.0, 1.0])
     assert next_pairs(theta, certain, NOTHING, 1).tolist() == [[0, 5]]
 
 
 def test_a_batch_does_not_ask_the_same_thing_twice() -> None:
     """0 and 1 are tied together, so are 2 and 3: after 0-2, the pair 1-3 says almost nothing."""
-    covariance = np.kron(np.eye(3), np.array([[1.0, 0.999], [0.999, 1.0]]))
+    covariance = np.kron(np.eye(3), np.array([[1.0, 0.999], [0.999, 1.0]])).astype(np.float64)
     made = next_pairs(np.zeros(6), covariance, NOTHING, 3, discount="none").tolist()
     blocks = [{i // 2, j // 2} for i, j in made]
     assert len({frozenset(pair) for pair in blocks}) == 3
