@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ class Plot(Config):
 
 
 class Picture(Config):
-    """One picture: a page of a server, or a plot of an artifact."""
+    """One picture: a page of a server, a plot of an artifact, or one that a benchmark draws."""
 
     id: str = Field(description="file name without .png")
     shows: str = Field(description="what a reader sees, for captions")
@@ -55,6 +56,7 @@ class Picture(Config):
     scale: float = Field(default=1, description="device pixels per CSS pixel")
     graph: bool = Field(default=False, description="the page draws a graph, which must fit into it")
     plot: Plot | None = Field(default=None, description="take this plot instead of a page")
+    benchmark: str | None = Field(default=None, description="let benchmarks/<this>.py draw it instead")
 
 
 class Pictures(Config):
@@ -76,10 +78,15 @@ def main() -> None:
     known = {"dataset": dataset, "recipe": recipe, "mlflow_run": mlflow_route(records, dataset, recipe)}
     wanted = [filled(one, known) for one in specified.pictures if not arguments.only or one.id in arguments.only]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pages = [one for one in wanted if one.plot is None]
+    pages = [one for one in wanted if one.plot is None and one.benchmark is None]
     for one in wanted:
+        target = arguments.out / f"{one.id}.png"
         if one.plot is not None:
-            report(arguments.out, one, copy_plot(records, one.plot, arguments.out / f"{one.id}.png"))
+            report(arguments.out, one, copy_plot(records, one.plot, target))
+        elif one.benchmark is not None:
+            script = HERE.parent / "benchmarks" / f"{one.benchmark}.py"
+            subprocess.run([sys.executable, str(script), "--png", str(target)], check=True)
+            report(arguments.out, one, target)
     if not pages:
         return
     ports = {"dagster_port": arguments.dagster_port, "mlflow_port": arguments.mlflow_port}
