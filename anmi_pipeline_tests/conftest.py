@@ -3,10 +3,15 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# No test fails for the time it takes: the first example may compile a loop, and machines are busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

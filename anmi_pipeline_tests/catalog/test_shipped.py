@@ -87,8 +87,11 @@ def test_variants_share_their_family_and_differ_in_labelling_alone() -> None:
     assert load_dataset("stdlib", None).labels == "human"
 
 
-def test_adaptive_variants_differ_in_design_budget_and_prior_alone() -> None:
+def test_adaptive_variants_differ_in_design_budget_prior_and_what_shrunk_elo_asks_for() -> None:
+    sharper = "{'mining': {'positive_window': 50, 'max_positives': 1}}"
     changed = {"judging.design: cycles -> adaptive", "rating.prior: zero -> scores"}
+    changed |= {f"recipe_settings.{recipe}: None -> {sharper}" for recipe in ("anmi", "infonce", "placebo")}
+    changed.add("recipe_settings.default: None -> {'training': {'loss': {'kind': 'listwise_kl', 'temperature': 8.0}}}")
     for root in ("scifact", "nfcorpus"):
         simulated, adaptive = (load_dataset(f"{root}-{kind}", None).model_dump(mode="json") for kind in ("simulated", "adaptive"))
         found = {place for place in differences(simulated, adaptive) if not place.startswith(("name:", "description:"))}
