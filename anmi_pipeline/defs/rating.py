@@ -9,6 +9,7 @@ from typing import cast
 
 import dagster as dg
 import polars as pl
+from numpy.linalg import LinAlgError
 
 from anmi_pipeline import tables
 from anmi_pipeline.defs.building import Bench, Read, Result, Work
@@ -17,6 +18,7 @@ from anmi_pipeline.defs.judging import judged_documents, judged_splits
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
+from anmi_pipeline.errors import ConvergenceError
 from anmi_pipeline.evaluation.plots import (
     calibration,
     degree_histogram,
@@ -129,10 +131,22 @@ def fit_verdicts(
     if graph.height:
         link = "probit" if dataset.rating.model == "thurstone" else "logistic"
         plots["calibration"] = calibration(graph, elo, link)
-        _, chosen = select_model(judgments, documents, dataset.selection, work.progress)
-        notes["selection"] = selection_notes(chosen)
-        plots["models"] = models_plot(chosen)
+        compared, drawn = compared_models(work, judgments, documents)
+        notes["selection"], plots = compared, plots | drawn
     return elo, notes, plots
+
+
+def compared_models(work: Work, judgments: pl.DataFrame, documents: pl.DataFrame) -> tuple[dict[str, Json], dict[str, bytes]]:
+    """How the models predict held-out verdicts: notes and a plot.
+
+    The scores do not rest on it: verdicts that were paid for are rated also where this comparison fails, and the notes say so.
+    """
+    try:
+        _, chosen = select_model(judgments, documents, work.bench.dataset.selection, work.progress)
+    except (LinAlgError, ConvergenceError) as error:
+        work.bench.log.warning(f"the models were not compared: {error}")
+        return {"failed": str(error)}, {}
+    return selection_notes(chosen), {"models": models_plot(chosen)}
 
 
 def calibration_notes(report: CalibrationReport) -> dict[str, Json]:

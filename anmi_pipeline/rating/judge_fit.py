@@ -46,6 +46,10 @@ MAX_ROUNDS, MAX_INNER = 60, 12
 LARGEST_STEP, CLOSE = 0.7, 0.01
 SECANTS, TELLING = 6, 0.02
 DAMPING, SMALLEST_SITE = 0.9, 1e-9
+NARROWEST = 0.1
+"""Smallest spread of a tilted posterior against the normal one that a pass believes. Consistent soft verdicts are far sharper than
+the posterior that the nodes were laid over; all weight then lies on one node, whose spread of 0 says nothing. The posterior
+narrows pass by pass until the nodes resolve it."""
 SMALLEST_DISPERSION, DISPERSION_PRIOR = 0.01, 2.0
 """Dispersion is shrunk towards 1 by the variance of 8 fair coin flips, so that a few verdicts cannot be fitted perfectly."""
 MANY_QUERIES = 20
@@ -256,7 +260,7 @@ def update_posterior(stack: VoteStack, posterior: Posterior, judges: JudgeParame
 def matched(sites: Sites, mean: Floats, variance: Floats, d: Floats, weights: Floats) -> Sites:
     """Sites that give the tilted distribution its own mean and variance, reached to a damped part."""
     centre = np.einsum("ke,ke->e", weights, d)
-    spread = np.maximum(np.einsum("ke,ke->e", weights, (d - centre) ** 2), 1e-6 * variance)
+    spread = np.maximum(np.einsum("ke,ke->e", weights, (d - centre) ** 2), NARROWEST * variance)
     precision = sites.precision + DAMPING * (1 / spread - 1 / variance)
     pull = sites.pull + DAMPING * (centre / spread - mean / variance)
     return Sites(np.maximum(precision, SMALLEST_SITE), pull)

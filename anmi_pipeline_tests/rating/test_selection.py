@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtr
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.rating.graphs import graph_batch
@@ -132,6 +133,17 @@ def test_reliability_bins_hold_means():
         (pytest.approx(0.975), 1.0, 2),
     ]
     assert NEVER_HELD_OUT == -1
+
+
+def test_consistent_soft_verdicts_do_not_collapse_the_posterior():
+    """A judge that scores documents gives preferences without noise, far sharper than the nodes of a wide posterior see."""
+    rows, documents = judged(5, 30, 40, 4, 2.5, "probit")
+    theta = dict(zip(documents.iter_rows(), np.random.default_rng(6).normal(0, 2.5, documents.height), strict=True))
+    gap = [theta[q, a] - theta[q, b] for q, a, b in rows.select("query_id", "first_id", "second_id").iter_rows()]
+    report = select_model(rows.with_columns(p_first=pl.Series(ndtr(np.array(gap)))), documents, SelectionConfig(folds=2))[1]
+    losses = {one.model: one.log_loss for one in report.models}
+    assert report.best.startswith("thurstone")
+    assert losses["thurstone"] < losses["bradley_terry"]
 
 
 def test_a_huge_query_is_left_out():
