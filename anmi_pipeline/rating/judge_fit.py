@@ -47,8 +47,8 @@ LARGEST_STEP, CLOSE = 0.7, 0.01
 SECANTS, TELLING = 6, 0.02
 DAMPING, SMALLEST_SITE = 0.9, 1e-9
 NARROWEST = 0.1
-"""Smallest spread of a tilted posterior against the normal one that a pass believes. Consistent soft verdicts are far sharper than
-the posterior that the nodes were laid over; all weight then lies on one node, whose spread of 0 says nothing. The posterior
+"""Smallest spread of a tilted posterior against the normal one that a pass believes. Consistent soft verdicts are far sharper
+than the posterior that the nodes were laid over; all weight then lies on one node, whose spread of 0 says nothing. The posterior
 narrows pass by pass until the nodes resolve it."""
 SMALLEST_DISPERSION, DISPERSION_PRIOR = 0.01, 2.0
 """Dispersion is shrunk towards 1 by the variance of 8 fair coin flips, so that a few verdicts cannot be fitted perfectly."""
