@@ -162,7 +162,16 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def per_query(queries: int, repeats: int) -> dict[str, float]:
-    """Median microseconds a query of every solver; solvers take turns, so that a slow minute of the machine hits all."""
+    """Median microseconds a query of every solver on one thread; solvers take turns, so that a slow minute hits all."""
+    from threadpoolctl import threadpool_limits
+
+    # The peers' linear algebra would take every core, and is slower for it at this size.
+    with threadpool_limits(1):
+        return medians(queries, repeats)
+
+
+def medians(queries: int, repeats: int) -> dict[str, float]:
+    """Measure every solver in turns."""
     given = problems(queries)
     few = {name: 5 if "statsmodels" in name else 20 for name in PEERS}
     for name, kind in OURS.items():

@@ -18,6 +18,7 @@ POOL = 50
 TOP_RELEVANT = {"scifact-adaptive": (200, 0.80), "scifact-adaptive-100": (100, 0.72), "nfcorpus-adaptive": (200, 0.88)}
 """Dataset -> calls a query, share of queries whose top document is relevant among those with a relevant one in the pool."""
 TRAINED = 0.66
+"""For scifact-adaptive; the aim is .70."""
 AIMS = {
     "scifact-adaptive": "aim .90; cycles .41, the fused order .58",
     "scifact-adaptive-100": "aim .80; cycles .17",
@@ -47,7 +48,7 @@ def trained(figures: Figures, board: Board) -> None:
     """The retrievers trained on the labels: one map on cached embeddings, means of three seeds."""
     base = board.value("minilm")
     for system in ("default", "anmi"):
-        gain = f"{board.difference(system, 'minilm')} over minilm {base:.4f}; placebo {board.value('placebo'):.4f}; aim .70"
+        gain = f"{board.difference(system, 'minilm')} over minilm {base:.4f}; placebo {board.value('placebo'):.4f}"
         if board.dataset == "scifact-adaptive" and system == "default":
             figures.check(
                 f"{board.dataset} {system} nDCG@10 on test", board.value(system), at_least(TRAINED), seed="3", detail=gain
