@@ -363,9 +363,10 @@ class Watch:
         tally = self.dispatcher.tally
         rate = tally.done / max(self.clock() - self.started, 1e-9)
         left = f", {max(self.total - tally.done, 0) / rate:,.0f} s left" if rate and self.total else ""
+        total = f"{self.total:,}" if self.total else "?"
         return (
-            f"{tally.done:,} of {f'{self.total:,}' if self.total else '?'} calls ({tally.failed:,} failed, {tally.attempts:,} attempts), "
-            f"{rate:,.0f}/s, {self.spend()}{left}"
+            f"{tally.done:,} of {total} calls ({tally.failed:,} failed, {tally.attempts:,} attempts), {rate:,.0f}/s, "
+            f"{self.spend()}{left}"
         )
 
     def spend(self) -> str:
