@@ -195,7 +195,7 @@ def pairwise_judge(context: dg.AssetExecutionContext, workspace: dg.ResourcePara
     )
 
 
-@dataset_asset("judging", {"polars"}, reads=("pairwise_judgments",))
+@dataset_asset("judging", {"polars"}, reads=("pairwise_judgments",), code_version=2)
 def judge_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Flip rate, position bias, agreement, intransitivity, failures and cost of every judge."""
     bench = Bench(context, workspace)

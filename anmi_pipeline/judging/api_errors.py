@@ -1,0 +1,201 @@
+"""What the errors of APIs mean: another attempt, another call, or a person who must change something.
+
+Belongs here: the mapping of both SDKs' errors to ours. Does not: retries (the dispatcher's). Nothing here shows a key, a text of
+a call, or a text of a provider that may quote one.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import ModuleType
+from typing import TypeVar, cast
+
+from anmi_pipeline.judging.endpoint import Endpoint
+from anmi_pipeline.judging.requests import DECLINED, TOO_LONG, Refused, Request, Retryable
+
+T = TypeVar("T")
+RETRYABLE = (408, 409, 425, 429)
+NO_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|credit balance|out of credit", re.IGNORECASE)
+CONTEXT = re.compile(
+    r"context_length_exceeded|string_above_max_length|prompt is too long|maximum context length|context (?:window|length)|"
+    r"request_too_large|too many tokens",
+    re.IGNORECASE,
+)
+POLICY = re.compile(r"content_filter|content_policy|invalid_prompt|responsible_?ai|safety", re.IGNORECASE)
+SHINGLE = 20
+"""Characters that a quoted error may not share with a text of the call."""
+LONGEST_WAIT = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the errors of a call may name: endpoint, model, variable. Never the key.
+
+    Attributes:
+        endpoint: the endpoint.
+        secret: the key, which no message may hold.
+    """
+
+    endpoint: Endpoint
+    secret: str
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"Place({self.endpoint.model!r} at {self.endpoint.base_url!r})"
+
+    @property
+    def where(self) -> str:
+        """Model and URL for a message."""
+        return f'model "{self.endpoint.model}" at {self.endpoint.base_url}'
+
+    @property
+    def key_name(self) -> str:
+        """How messages name the key."""
+        variable = self.endpoint.api_key_env
+        return f"the key in {variable}" if variable else "the call without a key (api_key_env is null)"
+
+    def failure(self, status: int, headers: Mapping[str, str], body: object, texts: Sequence[str]) -> Retryable | Refused | str:
+        """Say what an HTTP error means.
+
+        Args:
+            status: HTTP status.
+            headers: response headers, names in lower case.
+            body: the decoded body, or its text.
+            texts: texts of the call, which no message may quote.
+
+        Returns:
+            The error to raise, or the status of an outcome when only this call is affected.
+        """
+        code, message = error_of(body)
+        said = f"{code} {message}"
+        if status == 402 or NO_CREDIT.search(said):
+            return Refused(
+                f"the account of {self.key_name} has no credit left for {self.where} ({status}). Add credit or change it."
+            )
+        if status in RETRYABLE or status >= 500:
+            return Retryable(status, retry_after(headers))
+        if status == 413 or CONTEXT.search(said):
+            return TOO_LONG
+        if status not in (401, 403, 404) and POLICY.search(code):
+            return DECLINED
+        return Refused(self._refusal(status, code, message, texts))
+
+    def _refusal(self, status: int, code: str, message: str, texts: Sequence[str]) -> str:
+        """One sentence, and what to do."""
+        if status == 401:
+            return f"{self.key_name} was refused for {self.where} (401). Set it to a valid key."
+        if status == 403:
+            return f"{self.key_name} may not use {self.where} (403). Allow the model for this key or name another one."
+        if status == 404:
+            return f"{self.where} does not exist (404). Correct model or base_url."
+        quoted = self.quotable(message, texts) or (code if re.fullmatch(r"[\w.\[\]-]{1,80}", code) else "")
+        detail = f": {quoted}" if quoted and self.secret not in quoted else ""
+        return f"{self.where} refused the request ({status}){detail}. Correct the settings of the judge."
+
+    def quotable(self, message: str, texts: Sequence[str]) -> str:
+        """A provider's message on one line, or "" when it holds anything of the key or of a text of the call."""
+        line = " ".join(message.split())[:200]
+        pieces = {line[at : at + SHINGLE] for at in range(max(len(line) - SHINGLE, 0) + 1)}
+        joined = "\n".join(" ".join(text.split()) for text in texts)
+        if any(piece in joined for piece in pieces if len(piece) == SHINGLE):
+            return ""
+        ends = {self.secret[:6], self.secret[-4:]} if len(self.secret) > 8 else {self.secret}
+        return "" if any(end in line for end in ends) else line
+
+
+def error_of(body: object) -> tuple[str, str]:
+    """Code and message of an error body of either provider's form; "" for what is absent."""
+    fields = cast("Mapping[str, object]", body) if isinstance(body, Mapping) else {}
+    inner = fields.get("error")
+    error = cast("Mapping[str, object]", inner) if isinstance(inner, Mapping) else fields
+    code = error.get("code") or error.get("type") or ""
+    return str(code), str(error.get("message") or (inner if isinstance(inner, str) else ""))
+
+
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds that a provider asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date.
+
+    Args:
+        headers: response headers, names in lower case.
+        now: the time; the clock's when None.
+
+    >>> retry_after({"retry-after": "2"}), retry_after({"retry-after-ms": "150"}), retry_after({"retry-after": "soon"})
+    (2.0, 0.15, None)
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        text = headers.get(name, "")
+        if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", text):
+            return min(float(text) * unit, LONGEST_WAIT)
+    try:
+        moment = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return min(max((moment - (now or datetime.now(UTC))).total_seconds(), 0.0), LONGEST_WAIT)
+
+
+async def attempt(call: Awaitable[T], sdk: ModuleType, place: Place, texts: Sequence[str]) -> T | str:
+    """Await one attempt; its result, or the status of an outcome without one.
+
+    Args:
+        call: the SDK's call.
+        sdk: the SDK, whose exceptions are caught; both have the same names for them.
+        place: what errors may name.
+        texts: texts of the call, which no error may quote.
+
+    Raises:
+        Retryable, Refused: as `requests.Client`. Raised without the SDK's error behind them, whose text may quote the key.
+    """
+    failed: Exception | str
+    try:
+        return await call
+    except sdk.APIStatusError as error:
+        failed = place.failure(error.status_code, error.response.headers, error.body, texts)
+    except sdk.APITimeoutError as error:
+        # Over aiohttp a connection that is refused or broken is reported as one that took too long.
+        connecting = type(error.__cause__).__name__ == "ConnectTimeout"
+        failed = Retryable(None, None, "connection" if connecting else "timeout")
+    except sdk.APIConnectionError:
+        failed = Retryable(None, None, "connection")
+    except (sdk.APIError, ValueError):
+        failed = Retryable(None, None, "bad_body")
+    if isinstance(failed, str):
+        return failed
+    raise failed
+
+
+async def batch_call(call: Awaitable[T], sdk: ModuleType, place: Place) -> T:
+    """Await a call about batches, in which there is no single call of a model to give up.
+
+    Raises:
+        Retryable, Refused: as `attempt`.
+    """
+    answered = await attempt(call, sdk, place, ())
+    if isinstance(answered, str):
+        raise Refused(f"{place.where} refused the batch: {answered}. Submit fewer or shorter calls in one batch.")
+    return answered
+
+
+def decoded(content: bytes) -> object:
+    """Decode a body.
+
+    Raises:
+        Retryable: it is not JSON.
+    """
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    if body is None:
+        raise Retryable(None, None, "bad_body")
+    return body
+
+
+def texts_of(request: Request) -> list[str]:
+    """The texts of a request's messages."""
+    messages = request.body.get("messages")
+    found = cast("Sequence[Mapping[str, object]]", messages) if isinstance(messages, Sequence) else ()
+    return [content for message in found if isinstance(content := message.get("content"), str)]
