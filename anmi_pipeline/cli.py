@@ -4,8 +4,8 @@ Belongs here: arguments, exit codes. Does not: work (the packages), looks (`cons
 that run something, through `defs/launch.py`. Exit codes: 0 done, 1 a run or the store failed, 2 the input is wrong.
 """
 
-import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -13,19 +13,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from anmi_pipeline.commands.audit import audit_app
+from anmi_pipeline.commands.ledger import ledger_app
+from anmi_pipeline.commands.options import AsJson, Dataset, console, settings
 from anmi_pipeline.errors import AnmiError, InputError
-from anmi_pipeline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Rerankers and retrievers from pairwise judgments.")
 dataset_app = typer.Typer(no_args_is_help=True, help="List and check datasets.")
 app.add_typer(dataset_app, name="dataset")
 
-Dataset = Annotated[str, typer.Option("--dataset", "-d", help="dataset name")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(audit_app, name="audit")
 
+BATCH_POLL_SECONDS = 60
 WIDE = 120
-PIPED_WIDTH = 180
-"""Columns of tables and trees that go into a file or a pipe."""
 
 
 def main() -> None:
@@ -39,16 +40,6 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; finished artifacts are kept, run the command again to go on", markup=False)
         sys.exit(130)
-
-
-def settings() -> Settings:
-    """The installation that the environment names."""
-    return Settings.from_environment(os.environ)
-
-
-def console() -> Console:
-    """Standard output."""
-    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
 
 
 @app.command()
@@ -69,23 +60,35 @@ def run(
     recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help="recipe to build; repeat for more")] = None,
     until: Annotated[str | None, typer.Option(help="last asset to build")] = None,
     rebuild: Annotated[bool, typer.Option(help="compute again even where the build is known")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="wait for batches of judges and go on, instead of ending until later")
+    ] = False,
 ) -> None:
     """Materialise the assets of a dataset, in process; what is known already is not computed again."""
-    execute(dataset, recipe or [], until, rebuild=rebuild)
+    execute(dataset, recipe or [], until, rebuild=rebuild, wait=wait)
     if until is None:
         show_board(dataset)
 
 
-def execute(dataset: str, recipes: list[str], until: str | None, *, rebuild: bool) -> None:
+def execute(dataset: str, recipes: list[str], until: str | None, *, rebuild: bool, wait: bool = False) -> None:
     """Run the stages behind a progress bar."""
     from anmi_pipeline.console import StepBar
-    from anmi_pipeline.defs.launch import run_pipeline, stages
+    from anmi_pipeline.defs.launch import run_pipeline, run_waiting, stages
 
     here = settings()
     planned = stages(here, dataset, recipes, until)
     with StepBar(console(), sum(len(stage.assets) for stage in planned)) as bar:
-        run_pipeline(here, planned, rebuild=rebuild, listener=bar)
+        if wait:
+            run_waiting(here, planned, pause_for_batches, rebuild=rebuild, listener=bar)
+        else:
+            run_pipeline(here, planned, rebuild=rebuild, listener=bar)
     bar.summary()
+
+
+def pause_for_batches(reason: str) -> None:
+    """Say what is waited for, and wait a while."""
+    console().print(f"{reason} Looking again in {BATCH_POLL_SECONDS} s.", markup=False)
+    time.sleep(BATCH_POLL_SECONDS)
 
 
 @app.command()

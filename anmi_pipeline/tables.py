@@ -26,6 +26,7 @@ class Column:
         meaning: one line, with the unit where there is one.
         nullable: whether a null may stand in it.
         content: False for incidental columns (times, latencies, costs), which are stored but never digested.
+        default: what every row holds where the column is not given; None: the column must be given.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Column:
     meaning: str
     nullable: bool = False
     content: bool = True
+    default: int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,17 @@ class TableSpec:
         return [column.name for column in self.columns if column.content]
 
     def frame(self, rows: Rows = None) -> pl.DataFrame:
-        """Build a frame of this table: declared columns and types only, absent nullable columns as nulls, sorted by key.
+        """Build a frame of this table: declared columns and types only, absent ones as their default or nulls, sorted by key.
 
         Raises:
             InputError: a column that must be there is absent, or a value does not fit its type.
         """
         given = self.given(rows)
-        absent = [c.name for c in self.columns if c.name not in given.columns and not c.nullable]
+        absent = [c.name for c in self.columns if c.name not in given.columns and not c.nullable and c.default is None]
         if absent and (given.width or given.height):
             raise InputError(f"table {self.name} lacks column(s) {', '.join(absent)}; it has {', '.join(given.columns)}.")
         columns = [
-            pl.col(c.name).cast(c.dtype) if c.name in given.columns else pl.lit(None, dtype=c.dtype).alias(c.name)
+            pl.col(c.name).cast(c.dtype) if c.name in given.columns else pl.lit(c.default, dtype=c.dtype).alias(c.name)
             for c in self.columns
         ]
         try:
@@ -190,15 +192,18 @@ POOL = TableSpec(
         *(Column(f"{g}_pool_score", FLOAT, f"score in the pool of generator {g}", nullable=True) for g in ("rrf", "weighted")),
     ),
 )
+LIST = Column("list", INT, "call of several documents: its number within query and round, from 1; 0 for a call of two", default=0)
+
 PLAN = TableSpec(
     "comparison_plan",
-    ("query_id", "first_id", "second_id", "judge", "round"),
+    ("query_id", "first_id", "second_id", "judge", "round", "list"),
     (
         QUERY_ID,
         Column("first_id", TEXT, "document shown first"),
         Column("second_id", TEXT, "document shown second"),
         Column("judge", TEXT, "judge that is asked"),
         Column("round", INT, "1 = first round"),
+        LIST,
         Column("audit", BOOL, "True for the audit slice, asked in both orders"),
     ),
 )
@@ -221,7 +226,7 @@ CERTIFICATES = TableSpec(
 )
 JUDGMENTS = TableSpec(
     "pairwise_judgments",
-    ("query_id", "first_id", "second_id", "judge", "round"),
+    ("query_id", "first_id", "second_id", "judge", "round", "list"),
     (
         QUERY_ID,
         Column("first_id", TEXT, "document shown first"),
@@ -229,9 +234,16 @@ JUDGMENTS = TableSpec(
         Column("judge", TEXT, "judge id"),
         Column("epoch", TEXT, "refresh epoch of the ledger row"),
         Column("round", INT, "round of the plan"),
+        LIST,
         Column("audit", BOOL, "True for the audit slice"),
         Column("p_first", FLOAT, "P(first is more relevant), 0..1; null when the call failed", nullable=True),
         Column("status", TEXT, "ok, or the kind of failure"),
+        Column(
+            "weight",
+            FLOAT,
+            "evidence in this verdict, in independent ones: 1 for a call of two, less for comparisons folded out of one ranking",
+            default=1.0,
+        ),
         Column("call_key", TEXT, "sha256 of the whole call (judge, prompt, sampling, texts, order)"),
         Column("provenance", TEXT, "known_source when the verdict used the query's known source, simulated, recorded or model"),
         Column("input_tokens", INT, "tokens sent", content=False),
@@ -266,6 +278,20 @@ COMPARISONS = TableSpec(
         Column("degree_i", INT, "comparisons of doc_i"),
         Column("degree_j", INT, "comparisons of doc_j"),
         Column("effective_resistance", FLOAT, "between doc_i and doc_j, in 1/verdicts"),
+    ),
+)
+JUDGED = TableSpec("judged_comparisons", COMPARISONS.key, COMPARISONS.columns)
+"""The comparisons of the verdicts alone, where clicks are added to them."""
+CLICKED = TableSpec(
+    "click_comparisons",
+    ("query_id", "doc_i", "doc_j"),
+    (
+        QUERY_ID,
+        Column("doc_i", TEXT, "document with the smaller id"),
+        Column("doc_j", TEXT, "document with the larger id"),
+        Column("preference", FLOAT, "preference for doc_i that the clicks show, position bias taken out, 0..1"),
+        Column("weight", FLOAT, "evidence, in verdicts"),
+        Column("n_verdicts", INT, "impressions that compare the two"),
     ),
 )
 ELO = TableSpec(

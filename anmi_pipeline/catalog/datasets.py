@@ -4,7 +4,7 @@ Belongs here: `DatasetConfig` and its loading with `extends`. Does not: reading 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field
 
@@ -87,10 +87,28 @@ def read_dataset(path: Path, conf: Path | None) -> DatasetConfig:
 def name_judges(node: Node, conf: Path | None) -> None:
     """Put the settings of `judges/<name>.yaml` where a dataset names a judge instead of describing it.
 
+    `{use: NAME, ...}` takes those of the file and changes some.
+
     Raises:
         InputError: no such judge file.
     """
     judging = node.get("judging")
     judges = judging.get("judges") if isinstance(judging, dict) else None
     if isinstance(judging, dict) and isinstance(judges, list):
-        judging["judges"] = [read_yaml(locate("judges", one, conf)) if isinstance(one, str) else one for one in judges]
+        judging["judges"] = [named_judge(one, conf) for one in judges]
+
+
+def named_judge(entry: object, conf: Path | None) -> object:
+    """A judge as its file describes it, with the entry's own settings on top; an entry that names no file is itself.
+
+    Raises:
+        InputError: no such judge file.
+    """
+    if isinstance(entry, str):
+        return read_yaml(locate("judges", entry, conf))
+    used = cast("Node", entry).get("use") if isinstance(entry, dict) else None
+    if not isinstance(used, str):
+        return entry
+    return merge(
+        read_yaml(locate("judges", used, conf)), {name: value for name, value in cast("Node", entry).items() if name != "use"}
+    )

@@ -12,7 +12,7 @@ from anmi_pipeline.catalog.datasets import load_dataset
 from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.judges import JudgeEvidence
-from anmi_pipeline.judging.ledger import Ledger
+from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.replanning import ReplanReport, replan_report
 from anmi_pipeline.judging.rounds import open_study
@@ -53,6 +53,6 @@ def replan(dataset: str, settings: Settings) -> ReplanReport:
     )
     retrieval = cast("Json", config.retrieval.model_dump(mode="json"))
     study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval)
-    judges = build_judges(judging, evidence, config.seed, settings.data)
-    with Ledger(settings.ledger_url) as ledger:
+    judges = build_judges(judging, evidence, config.seed, settings.data, conf=settings.conf)
+    with Books(settings.ledger_url) as ledger:
         return replan_report(table("comparison_plan", tables.PLAN), judges, evidence, ledger, study)

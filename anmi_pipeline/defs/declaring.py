@@ -13,9 +13,12 @@ from anmi_pipeline.defs.op_tags import OWNERS
 from anmi_pipeline.defs.partitions import DATASETS, SAME_DATASET, SYSTEMS
 from anmi_pipeline.defs.workspace import RECIPE_ASSETS
 from anmi_pipeline.errors import AnmiError, InputError, JudgeError
+from anmi_pipeline.judging.batches import BatchPending
 
 INPUT = "input"
 """Kind of a failure that the user's input caused; the command line exits with 2."""
+PENDING = "batch_pending"
+"""Kind of a failure of a step that waits for batches; it holds no run, and is launched again when they have ended."""
 
 ON_CHANGED_CONTENT = (
     dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).since_last_handled()
@@ -25,7 +28,7 @@ ON_CHANGED_CONTENT = (
 ).with_label("on changed content")
 """Fires when an upstream's content changed, not on every materialisation: equal content retrains nothing."""
 
-COSTS_MONEY = frozenset({"pairwise_judgments"})
+COSTS_MONEY = frozenset({"pairwise_judgments", "pairwise_judge"})
 """Assets that no automation may start: only a person, or a schedule that a person switched on."""
 
 Body = Callable[..., Any]
@@ -88,6 +91,8 @@ def failing_clearly(body: Body) -> Body:
     def run(*arguments: object, **named: object) -> object:
         try:
             return body(*arguments, **named)
+        except BatchPending as error:
+            raise dg.Failure(f"batch pending: {error}", metadata={"kind": PENDING}, allow_retries=False) from error
         except JudgeError as error:
             raise dg.Failure(str(error), allow_retries=error.retryable) from error
         except AnmiError as error:

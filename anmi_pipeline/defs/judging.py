@@ -3,29 +3,33 @@
 Belongs here: the assets of judging. Does not: planning, asking and reporting (`judging/`).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import cast
 
 import dagster as dg
 import polars as pl
 
 from anmi_pipeline import tables
-from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work
+from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
-from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS, JUDGE_POOL, JUDGE_TAGS
+from anmi_pipeline.defs.op_tags import JUDGE_POOL, JUDGE_TAGS
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
-from anmi_pipeline.judging.collect import collect
+from anmi_pipeline.judging.cascade import Desk
+from anmi_pipeline.judging.collect import CollectReport
 from anmi_pipeline.judging.config import AnchorsConfig
 from anmi_pipeline.judging.evidence import pool_documents
-from anmi_pipeline.judging.grades import check_grader, choose, grade_anchors
+from anmi_pipeline.judging.grades import ask_grades, check_grader, choose, grade_anchors
+from anmi_pipeline.judging.imports import Imported, imported_judgments
 from anmi_pipeline.judging.judges import JudgeEvidence
-from anmi_pipeline.judging.ledger import Ledger
-from anmi_pipeline.judging.panel import build_judges
+from anmi_pipeline.judging.ledger_imports import imports_digest
+from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.money import Money
+from anmi_pipeline.judging.panel import build_grader, build_judges
 from anmi_pipeline.judging.plan import certify_plan, estimate, plan_comparisons
 from anmi_pipeline.judging.recorded import judge_inputs, recorded_documents, recorded_plan
 from anmi_pipeline.judging.report import judge_report as report_on
-from anmi_pipeline.judging.rounds import Rounds, Study, collect_rounds, later_calls, open_study, plan_first
+from anmi_pipeline.judging.rounds import Rounds, Study, collect_plan, collect_rounds, later_calls, open_study, plan_first
 from anmi_pipeline.rating.comparisons import fold_judgments
 from anmi_pipeline.store import Content, Table
 
@@ -47,7 +51,7 @@ def judged_splits(bench: Bench) -> tuple[str, ...]:
 def judging_settings(bench: Bench) -> dict[str, Json]:
     """What the plan and the verdicts depend on beside their inputs."""
     dataset = bench.dataset
-    settings: dict[str, Json] = {"judging": cast("Json", dataset.judging.model_dump(mode="json"))}
+    settings: dict[str, Json] = {"judging": cast("Json", dataset.judging.content())}
     if dataset.judging.adaptive:
         # Later pairs are chosen under the prior of the ratings.
         settings |= {"prior": dataset.rating.prior, "model": dataset.rating.model}
@@ -62,7 +66,7 @@ def study_of(work: Work) -> Study:
     return open_study(dataset.family, dataset.judging, dataset.rating, dataset.seed, pool, retrieval)
 
 
-@dataset_asset("judging", {"polars", "parquet"}, reads=("corpus", "queries", "candidate_pool"))
+@dataset_asset("judging", {"polars", "parquet"}, reads=("corpus", "queries", "candidate_pool"), code_version=2)
 def comparison_plan(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """First-round pairs of every judged query with their graph's certificate, and what all rounds would cost."""
     bench = Bench(context, workspace)
@@ -122,6 +126,7 @@ def certificate_facts(certified: pl.DataFrame) -> dict[str, Json]:
     reads=("comparison_plan", "candidate_pool", "corpus", "queries", "qrels"),
     pool=JUDGE_POOL,
     op_tags=JUDGE_TAGS,
+    code_version=2,
 )
 def pairwise_judgments(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Every verdict of all rounds, sealed from the ledger: asked once, durable before it counts, failures kept as failures."""
@@ -130,7 +135,12 @@ def pairwise_judgments(context: dg.AssetExecutionContext, workspace: dg.Resource
     reads = [Read("comparison_plan"), Read("corpus"), Read("queries", splits), Read("candidate_pool", splits)]
     if bench.dataset.judging.needs_qrels:
         reads.append(Read("qrels", splits))
-    return bench.build(judge, config=judging_settings(bench), reads=reads, seeds=(bench.dataset.seed,), pool=JUDGE_POOL)
+    settings = judging_settings(bench)
+    with Books(workspace.settings.ledger_url) as books:
+        digest = imports_digest(books, bench.dataset.name)
+    if digest:
+        settings["imports"] = digest
+    return bench.build(judge, config=settings, reads=reads, seeds=(bench.dataset.seed,), pool=JUDGE_POOL)
 
 
 def judge(work: Work) -> Content:
@@ -144,37 +154,76 @@ def judge(work: Work) -> Content:
     )
     if dataset.judging.anchors is not None:
         check_grader(dataset.judging.anchors, evidence.qrels)
-    judges = build_judges(dataset.judging, evidence, dataset.seed, settings.data)
-    pairs = work.table("comparison_plan", tables.PLAN)
     study = study_of(work) if dataset.judging.adaptive else None
-    with Ledger(settings.ledger_url) as ledger:
-        if study is None:
-            verdicts, took = collect(pairs, judges, evidence, ledger, dataset.judging, work.progress)
-            done = Rounds(verdicts, took, None)
-        else:
-            done = collect_rounds(pairs, judges, evidence, ledger, study, work.progress)
-    parts = [Table.whole(tables.JUDGMENTS, done.judgments)]
-    if dataset.judging.anchors is not None:
-        parts.append(Table.whole(tables.ANCHORS, grade(work, dataset.judging.anchors, done, study, evidence.qrels)))
+    with Books(settings.ledger_url) as books:
+        desk = desk_of(work, books, evidence)
+        done = ask(work, desk, study)
+        brought = imported(work, desk)
+        verdicts = tables.JUDGMENTS.frame(pl.concat([done.judgments, brought.judgments]))
+        parts = [Table.whole(tables.JUDGMENTS, verdicts)]
+        if dataset.judging.anchors is not None:
+            graded, took = grade(work, dataset.judging.anchors, replace(done, judgments=verdicts), study, desk)
+            parts.append(Table.whole(tables.ANCHORS, graded))
+            done = replace(done, report=done.report.and_also(took))
     facts: dict[str, Json] = {
         "judges": [one.name for one in dataset.judging.judges],
         "simulated": dataset.judging.simulated,
         "failures": done.report.failed,
     }
+    if brought.judgments.height or brought.elsewhere or brought.outdated:
+        facts["imported"] = {
+            "verdicts": brought.judgments.height, "outside_the_pool": brought.elsewhere, "outdated": brought.outdated,
+        }  # fmt: skip
     if study is not None:
         facts["frozen_prior"] = {"plan_key": study.plan_key} | (done.frozen.as_json() if done.frozen else {})
     notes: dict[str, Json] = {"asked": done.report.asked, "known": done.report.reused, "cost_usd": done.report.cost_usd}
     return Content(tuple(parts), facts=facts, notes=notes)
 
 
-def grade(work: Work, anchors: AnchorsConfig, done: Rounds, study: Study | None, qrels: pl.DataFrame | None) -> pl.DataFrame:
-    """Choose the anchors from all verdicts and have them graded."""
-    dataset = work.bench.dataset
-    graph = fold_judgments(done.judgments)
+def imported(work: Work, desk: Desk) -> Imported:
+    """The verdicts that people or other systems brought to this dataset."""
+    documents = recorded_ends(work) if desk.config.recorded else pool_documents(desk.evidence.pool, desk.config)
+    return imported_judgments(desk.books, work.bench.dataset.name, documents, desk.evidence)
+
+
+def recorded_ends(work: Work) -> pl.DataFrame:
+    """query_id, doc_id of what recorded verdicts compare."""
+    plan = work.table("comparison_plan", tables.PLAN)
+    return pl.concat([plan.select("query_id", doc_id=end) for end in ("first_id", "second_id")]).unique()
+
+
+def desk_of(work: Work, books: Books, evidence: JudgeEvidence) -> Desk:
+    """The judges of a dataset under its caps."""
+    dataset, settings = work.bench.dataset, work.bench.workspace.settings
+    judging = dataset.judging
+    money = Money(books, dataset.name, judging.max_usd, judging.max_calls, settings.conf)
+    judges = build_judges(judging, evidence, dataset.seed, settings.data, money=money, conf=settings.conf)
+    return Desk(judges, evidence, books, judging, dataset.rating, dataset.seed, money=money)
+
+
+def ask(work: Work, desk: Desk, study: Study | None) -> Rounds:
+    """Ask the judges."""
+    pairs = work.table("comparison_plan", tables.PLAN)
+    if study is not None:
+        return collect_rounds(pairs, desk, study, work.progress)
+    # Only a cascade looks at more than the pairs; recorded verdicts may be about documents outside the pool.
+    documents = pool_documents(desk.evidence.pool, desk.config) if desk.config.routing is not None else pl.DataFrame()
+    return collect_plan(pairs, desk, documents, work.progress)
+
+
+def grade(
+    work: Work, anchors: AnchorsConfig, done: Rounds, study: Study | None, desk: Desk
+) -> tuple[pl.DataFrame, CollectReport | None]:
+    """Choose the anchors from all verdicts and have them graded: ANCHORS frame, and what asking took where a judge was asked."""
+    dataset, settings = work.bench.dataset, work.bench.workspace.settings
+    graph = fold_judgments(done.judgments, dataset.judging.weights)
     documents = judged_documents(work, graph)
     prior = done.frozen.prior if done.frozen is not None else None
     chosen = choose(graph, documents, anchors, dataset.rating, study.features if study is not None else None, prior)
-    return grade_anchors(chosen, anchors, qrels, dataset.judging.draw_seed(dataset.seed), work.bench.workspace.settings.data)
+    grader = build_grader(desk.config, desk.evidence, money=desk.money, conf=settings.conf)
+    if grader is not None:
+        return ask_grades(chosen, grader, desk, work.progress)
+    return grade_anchors(chosen, anchors, desk.evidence.qrels, dataset.judging.draw_seed(dataset.seed), settings.data), None
 
 
 def judged_documents(work: Work, graph: pl.DataFrame) -> pl.DataFrame:
@@ -186,23 +235,19 @@ def judged_documents(work: Work, graph: pl.DataFrame) -> pl.DataFrame:
     return pool_documents(work.table("candidate_pool", tables.POOL), judging)
 
 
-@dataset_asset("judging", {"pytorch"}, reads=("pairwise_judgments",), pool=GPU_POOL, op_tags=GPU_TAGS)
-def pairwise_judge(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
-    """Pairwise model distilled from the verdicts; empty, with the reason, where the dataset asks for none."""
-    facts: dict[str, Json] = {EMPTY: "the dataset asks for no distilled judge"}
-    return Bench(context, workspace).build(
-        lambda _: Content(facts=facts), config={}, reads=(Read("pairwise_judgments"),), pool=GPU_POOL
-    )
-
-
 @dataset_asset("judging", {"polars"}, reads=("pairwise_judgments",), code_version=2)
 def judge_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
-    """Flip rate, position bias, agreement, intransitivity, failures and cost of every judge."""
+    """Flip rate, position bias, agreement, intransitivity, failures and cost of every judge and tier, and what routing saved."""
     bench = Bench(context, workspace)
-    floor = bench.dataset.judging.coverage_floor
+    judging = bench.dataset.judging
+    routing = judging.routing
+    settings: dict[str, Json] = {"coverage_floor": judging.coverage_floor}
+    if routing is not None:
+        settings["routing"] = cast("Json", routing.model_dump(mode="json"))
 
     def compute(work: Work) -> Content:
-        measured = report_on(work.table("pairwise_judgments", tables.JUDGMENTS), floor)
+        verdicts = work.table("pairwise_judgments", tables.JUDGMENTS)
+        measured = report_on(verdicts, judging.coverage_floor, routing=routing)
         return Content((Table.whole(tables.REPORT, measured),))
 
-    return bench.build(compute, config={"coverage_floor": floor}, reads=(Read("pairwise_judgments"),))
+    return bench.build(compute, config=settings, reads=(Read("pairwise_judgments"),))

@@ -8,7 +8,7 @@ run is launched over the whole asset graph with a selection, or Dagster would re
 import os
 import shutil
 import sqlite3
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from anmi_pipeline.catalog.datasets import load_dataset
 from anmi_pipeline.catalog.recipes import load_recipe
-from anmi_pipeline.defs.declaring import INPUT
+from anmi_pipeline.defs.declaring import INPUT, PENDING
 from anmi_pipeline.defs.reporting import LISTENER, Listener
 from anmi_pipeline.defs.workspace import ASKED, RECIPE_ASSETS
 from anmi_pipeline.errors import AnmiError, ArtifactError, InputError, nearest
@@ -43,12 +43,14 @@ class StepFailedError(AnmiError):
 
     Attributes:
         bad_input: True when the user's input is the cause.
+        pending: True when nothing is wrong: batches of judges are on their way.
     """
 
-    def __init__(self, message: str, *, bad_input: bool) -> None:
+    def __init__(self, message: str, *, bad_input: bool, pending: bool = False) -> None:
         """Keep whose fault it is."""
         super().__init__(message)
         self.bad_input = bad_input
+        self.pending = pending
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,36 @@ def upto(assets: tuple[str, ...], until: str | None) -> tuple[str, ...]:
     return assets[: assets.index(until) + 1] if until in assets else assets
 
 
+def run_waiting(
+    settings: Settings,
+    planned: Sequence[Stage],
+    pause: Callable[[str], None],
+    *,
+    rebuild: bool = False,
+    listener: Listener | None = None,
+) -> None:
+    """Run the stages, and again after a pause while batches of judges are on their way. Between two runs no run is open.
+
+    Args:
+        settings: the installation.
+        planned: the stages.
+        pause: told what is waited for; returns when it is time to look again.
+        rebuild: compute again even where the build is known; the first time only.
+        listener: watches the steps.
+
+    Raises:
+        StepFailedError: a step failed.
+    """
+    while True:
+        try:
+            return run_pipeline(settings, planned, rebuild=rebuild, listener=listener)
+        except StepFailedError as error:
+            if not error.pending:
+                raise
+            pause(str(error))
+            rebuild = False
+
+
 def run_pipeline(
     settings: Settings, planned: Sequence[Stage], *, rebuild: bool = False, listener: Listener | None = None
 ) -> None:
@@ -208,6 +240,8 @@ def run_pipeline(
                 tags=tags,
             )
             if not result.success:
+                if interrupted(result):
+                    raise KeyboardInterrupt
                 raise failure(result)
 
 
@@ -221,6 +255,12 @@ def listening(listener: Listener | None) -> Generator[None]:
         LISTENER.reset(token)
 
 
+def interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a signal stopped the run: its step ended when what was in flight had come."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(error is not None and error.cls_name == KeyboardInterrupt.__name__ for error in errors)
+
+
 def failure(result: dg.ExecuteInProcessResult) -> StepFailedError:
     """What the first failed step said, without the stack."""
     for event in result.all_events:
@@ -229,7 +269,8 @@ def failure(result: dg.ExecuteInProcessResult) -> StepFailedError:
             if data.user_failure_data is not None:
                 kind = data.user_failure_data.metadata.get("kind")
                 text = f"{event.step_key}: {data.user_failure_data.description}"
-                return StepFailedError(text, bad_input=kind is not None and kind.value == INPUT)
+                named = None if kind is None else kind.value
+                return StepFailedError(text, bad_input=named == INPUT, pending=named == PENDING)
             error = data.error
             while error is not None and error.cause is not None:
                 error = error.cause

@@ -4,8 +4,8 @@ Belongs here: the assets of rating. Does not: folding and fitting (`rating/`).
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import cast
+from dataclasses import asdict, dataclass, replace
+from typing import Self, cast
 
 import dagster as dg
 import polars as pl
@@ -16,6 +16,7 @@ from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.judging import judged_documents, judged_splits
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS
+from anmi_pipeline.defs.reporting import warn
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import ConvergenceError
@@ -26,10 +27,14 @@ from anmi_pipeline.evaluation.plots import (
     reliability_diagram,
     standard_error_histogram,
 )
+from anmi_pipeline.judging.click_logs import click_graph, log_files
+from anmi_pipeline.judging.distilled import distilled_judgments
 from anmi_pipeline.rating.calibration import CalibrationReport, calibrate
 from anmi_pipeline.rating.comparisons import fold_judgments
+from anmi_pipeline.rating.coverage import Flagged
 from anmi_pipeline.rating.elo import rate, true_labels
 from anmi_pipeline.rating.features import score_features
+from anmi_pipeline.rating.online import merge_comparisons, rate_and_update
 from anmi_pipeline.rating.prior import ScorePrior
 from anmi_pipeline.rating.reliability import reliability_bins
 from anmi_pipeline.rating.selection import SelectionReport, select_model
@@ -45,23 +50,51 @@ def write_plots(work: Work, plots: dict[str, bytes]) -> frozenset[str]:
     return frozenset(f"{name}.png" for name in plots)
 
 
-@dataset_asset("rating", {"polars", "parquet"}, reads=("pairwise_judgments",))
+@dataset_asset("rating", {"polars", "parquet"}, reads=("pairwise_judgments", "pairwise_judge", "candidate_pool"), code_version=2)
 def comparison_graph(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
-    """Verdicts folded into one preference per unordered pair, with degree, component and effective resistance."""
+    """Verdicts and clicks folded into one preference per unordered pair, with degree, component and effective resistance."""
     bench = Bench(context, workspace)
+    judging = bench.dataset.judging
+    settings: dict[str, Json] = {"weights": cast("Json", judging.weights)}
+    reads = [Read("pairwise_judgments")]
+    if judging.distil is not None:
+        reads.append(Read("pairwise_judge"))
+    if judging.clicks is not None:
+        reads += [] if judging.recorded else [Read("candidate_pool", judged_splits(bench))]
+        logs = log_files(judging.clicks, bench.workspace.settings.data)
+        # The contents and not the names: a log that is moved or copied says nothing new.
+        settings |= {"clicks": judging.clicks.model_dump(mode="json", exclude={"path"}), "click_logs": list(logs.by_digest)}
+        settings |= {"generator": judging.generator, "pool_size": judging.pool_size}
+    return bench.build(lambda work: fold(work, settings), config=settings, reads=reads)
 
-    def compute(work: Work) -> Content:
-        graph = fold_judgments(work.table("pairwise_judgments", tables.JUDGMENTS))
-        split = graph.group_by("query_id").agg(pl.col("component").n_unique()).filter(pl.col("component") > 1)
-        facts: dict[str, Json] = {
-            "queries": graph["query_id"].n_unique(),
-            "verdicts_folded": int(graph["n_verdicts"].sum()),
-            "disconnected_queries": split.height,
-        }
-        plots = write_plots(work, {"degrees": degree_histogram(graph)} if graph.height else {})
-        return Content((Table.whole(tables.COMPARISONS, graph),), work.folder, plots, facts)
 
-    return bench.build(compute, config={}, reads=(Read("pairwise_judgments"),))
+def fold(work: Work, settings: Mapping[str, Json]) -> Content:
+    """Fold the verdicts, those of the distilled judge among them, and add the clicks."""
+    judging = work.bench.dataset.judging
+    verdicts = work.table("pairwise_judgments", tables.JUDGMENTS)
+    if judging.distil is not None:
+        verdicts = pl.concat([verdicts, distilled_judgments(work.inputs["pairwise_judge"].artifact)])
+    graph = judged = fold_judgments(verdicts, judging.weights)
+    parts: list[Table] = []
+    facts: dict[str, Json] = {}
+    notes: dict[str, Json] = {}
+    if judging.clicks is not None:
+        expected = cast("list[str]", settings["click_logs"])
+        data, documents = work.bench.workspace.settings.data, judged_documents(work, judged)
+        told = click_graph(judging.clicks, data, expected, documents)
+        graph = merge_comparisons(judged, told.comparisons)
+        parts = [Table.whole(tables.JUDGED, judged), Table.whole(tables.CLICKED, tables.CLICKED.frame(told.comparisons))]
+        facts |= told.facts()
+        if told.evidence is not None:
+            notes["examination_by_position"] = told.evidence.propensities.examination.round(4).tolist()
+    split = graph.group_by("query_id").agg(pl.col("component").n_unique()).filter(pl.col("component") > 1)
+    facts |= {
+        "queries": graph["query_id"].n_unique(),
+        "verdicts_folded": int(judged["n_verdicts"].sum()),
+        "disconnected_queries": split.height,
+    }
+    plots = write_plots(work, {"degrees": degree_histogram(graph)} if graph.height else {})
+    return Content((Table.whole(tables.COMPARISONS, graph), *parts), work.folder, plots, facts, notes)
 
 
 @dataset_asset(
@@ -84,27 +117,39 @@ def elo_table(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Wor
     settings: dict[str, Json] = {"rating": cast("Json", rating.model_dump(mode="json"))}
     settings |= {"generator": judging.generator, "pool_size": judging.pool_size, "recorded": bool(judging.recorded)}
     settings |= {"selection": cast("Json", bench.dataset.selection.model_dump(mode="json"))}
+    if rating.source != "qrels":
+        settings |= {"coverage_floor": judging.coverage_floor}
     if judging.anchors is not None:
         settings |= {"calibration": cast("Json", bench.dataset.calibration.model_dump(mode="json"))}
     return bench.build(fit, config=settings, reads=reads, pool=CPU_POOL)
 
 
 def fit(work: Work) -> Content:
-    """Fit the Elo table and log the fit to MLflow."""
+    """Fit the Elo table and log the fit to MLflow; queries under the coverage floor are named and not in it."""
     dataset = work.bench.dataset
-    graph = work.table("comparison_graph", tables.COMPARISONS)
-    documents = judged_documents(work, graph)
+    graph, flagged = Graph.of(work), flagged_queries(work)
+    documents = flagged.left_out_of(judged_documents(work, graph.judged))
     with work.track("rating", dataset.rating.model_dump(mode="json"), {"anmi.dataset": dataset.name}) as tracked:
         if dataset.rating.source == "qrels":
             elo = true_labels(documents, work.table("qrels", tables.QRELS), dataset.rating)
             notes, plots = cast("dict[str, Json]", {"source": "true labels, no fit"}), elo_plots(elo)
         else:
-            elo, notes, plots = fit_verdicts(work, graph, documents)
+            elo, notes, plots = fit_verdicts(work, graph.without(flagged), documents, flagged)
         for name, png in plots.items():
             tracked.log_figure(png, f"{name}.png")
         tracked.log_metrics(metrics_of(notes))
-    facts: dict[str, Json] = {"queries": elo["query_id"].n_unique(), "labels": dataset.labels}
+    facts: dict[str, Json] = {"queries": elo["query_id"].n_unique(), "labels": dataset.labels} | flagged.facts()
     return Content((Table.whole(tables.ELO, elo),), work.folder, write_plots(work, plots), facts, notes)
+
+
+def flagged_queries(work: Work) -> Flagged:
+    """The queries that have too few verdicts to be scored; true labels rest on none."""
+    judged = work.inputs.get("pairwise_judgments")
+    judgments = tables.JUDGMENTS.frame() if judged is None else judged.table(tables.JUDGMENTS)
+    found = Flagged.of(judgments, work.bench.dataset.judging.coverage_floor)
+    if len(found):
+        warn(work.log, found.said(judgments["query_id"].n_unique()))
+    return found
 
 
 def elo_plots(elo: pl.DataFrame) -> dict[str, bytes]:
@@ -112,25 +157,69 @@ def elo_plots(elo: pl.DataFrame) -> dict[str, bytes]:
     return {"elo_histogram": elo_histogram(elo), "standard_errors": standard_error_histogram(elo)}
 
 
+@dataclass(frozen=True)
+class Graph:
+    """The comparisons of a dataset.
+
+    Attributes:
+        whole: COMPARISONS frame of verdicts and clicks.
+        judged: that of the verdicts alone.
+        clicked: CLICKED frame; None for a dataset without clicks.
+    """
+
+    whole: pl.DataFrame
+    judged: pl.DataFrame
+    clicked: pl.DataFrame | None
+
+    @classmethod
+    def of(cls, work: Work) -> Self:
+        """Read `comparison_graph`."""
+        artifact = work.inputs["comparison_graph"].artifact
+        whole = artifact.table(tables.COMPARISONS)
+        if tables.CLICKED.name not in artifact.rows:
+            return cls(whole, whole, None)
+        return cls(whole, artifact.table(tables.JUDGED), artifact.table(tables.CLICKED))
+
+    def without(self, flagged: Flagged) -> "Graph":
+        """Leave out the queries that are not scored."""
+        clicked = None if self.clicked is None else flagged.left_out_of(self.clicked)
+        return Graph(flagged.left_out_of(self.whole), flagged.left_out_of(self.judged), clicked)
+
+
+def scores(work: Work, graph: Graph, documents: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, Json]]:
+    """Rate the documents: ELO frame, and notes about the fit.
+
+    Clicks come on top of a fit of the verdicts: the prior stays theirs, and a query without clicks keeps its scores to the bit.
+    """
+    config, features, prior = work.bench.dataset.rating, prior_features(work, documents), frozen_prior(work)
+    # The reports are incidental: they hold times.
+    if graph.clicked is None:
+        elo, report = rate(graph.judged, documents, config, work.progress, features=features, prior=prior)
+        return elo, cast("dict[str, Json]", asdict(report))
+    elo, report, done = rate_and_update(
+        graph.judged, graph.clicked, documents, config, work.progress, features=features, prior=prior
+    )
+    update: dict[str, Json] = {"touched_queries": len(done.touched), "steps": done.iterations, "seconds": done.seconds}
+    return elo, cast("dict[str, Json]", asdict(report)) | {"click_update": update}
+
+
 def fit_verdicts(
-    work: Work, graph: pl.DataFrame, documents: pl.DataFrame
+    work: Work, graph: Graph, documents: pl.DataFrame, flagged: Flagged
 ) -> tuple[pl.DataFrame, dict[str, Json], dict[str, bytes]]:
     """Rate the documents, calibrate them where there are anchors, and compare the models: ELO frame, notes, plots."""
     dataset = work.bench.dataset
-    judgments = work.table("pairwise_judgments", tables.JUDGMENTS)
-    features, prior = prior_features(work, documents), frozen_prior(work)
-    elo, report = rate(graph, documents, dataset.rating, work.progress, features=features, prior=prior)
+    judgments = flagged.left_out_of(work.table("pairwise_judgments", tables.JUDGMENTS))
+    elo, notes = scores(work, graph, documents)
     plots = elo_plots(elo)
-    # The report is incidental: it holds times.
-    notes = cast("dict[str, Json]", asdict(report))
     if dataset.judging.anchors is not None:
-        graded = work.table("pairwise_judgments", tables.ANCHORS).drop_nulls("grade")
+        graded = flagged.left_out_of(work.table("pairwise_judgments", tables.ANCHORS).drop_nulls("grade"))
         elo, calibrated = calibrate(elo, graded.select("query_id", "doc_id", "grade"), dataset.calibration)
         notes["calibration"] = calibration_notes(calibrated)
         plots["relevance"] = relevance_plot(calibrated)
-    if graph.height:
+    if graph.whole.height:
         link = "probit" if dataset.rating.model == "thurstone" else "logistic"
-        plots["calibration"] = calibration(graph, elo, link)
+        plots["calibration"] = calibration(graph.whole, elo, link)
+    if judgments.height:
         compared, drawn = compared_models(work, judgments, documents)
         notes["selection"], plots = compared, plots | drawn
     return elo, notes, plots

@@ -28,6 +28,8 @@ from anmi_pipeline.judging.prompts import AnswerForm, PromptWriter
 from anmi_pipeline.judging.requests import ANSWERED, DECLINED, Answer, Batch, Outcome, Request, Retryable, Usage
 
 T = TypeVar("T")
+Sent = tuple[dict[str, object], int]
+"""Fields of a body that calls share, and the tokens around the messages."""
 OFFICIAL = "https://api.anthropic.com"
 MAX_BATCH_CALLS = 100_000
 MAX_BATCH_BYTES = 256_000_000
@@ -87,10 +89,8 @@ class AnthropicClient:
         """Everything that is sent besides model, system and messages: `CallSettings.sampling`."""
         return sampling(self._settings, writer, documents)
 
-    def _sent(self, writer: PromptWriter, documents: int) -> tuple[dict[str, object], int]:
-        fixed = self.sampling(writer, documents)
-        tool_tokens = self._settings.tool_tokens if writer.form == "tool" else 0
-        return fixed, frame_tokens(fixed, writer.counter.count) + tool_tokens
+    def _sent(self, writer: PromptWriter, documents: int) -> Sent:
+        return sent(self._settings, writer, documents)
 
     def request(self, key: str, writer: PromptWriter, query: str, documents: Sequence[str]) -> Request:
         """Write one request.
@@ -101,17 +101,7 @@ class AnthropicClient:
             query: text of the query.
             documents: texts in the order shown.
         """
-        settings = self._settings
-        messages = writer.write(query, documents)
-        fixed, frame = self._fixed(writer, len(documents))
-        body: dict[str, object] = {
-            "model": settings.model,
-            "system": messages.system,
-            "messages": [{"role": "user", "content": messages.user}],
-            **fixed,
-        }
-        limit = settings.output_tokens(len(documents))
-        return Request(key, body, limit, settings.input_tokens(messages.tokens, frame))
+        return written(self._settings, self._fixed(writer, len(documents)), key, writer, query, documents)
 
     async def send(self, request: Request) -> Outcome:
         """Make one attempt.
@@ -194,6 +184,36 @@ STATUSES = {
 """HTTP status of each type of error, for results of batches, which have types only."""
 
 
+def sent(settings: AnthropicModel, writer: PromptWriter, documents: int) -> Sent:
+    """What is sent besides model and messages, and its tokens: the part of a request that calls of a writer share."""
+    fixed = sampling(settings, writer, documents)
+    tool_tokens = settings.tool_tokens if writer.form == "tool" else 0
+    return fixed, frame_tokens(fixed, writer.counter.count) + tool_tokens
+
+
+def written(
+    settings: AnthropicModel, fixed: Sent, key: str, writer: PromptWriter, query: str, documents: Sequence[str]
+) -> Request:
+    """Write one request; needs no key and no connection.
+
+    Args:
+        settings: the model.
+        fixed: what `sent` gives for the writer and the number of documents.
+        key: call key.
+        writer: writes the messages.
+        query: text of the query.
+        documents: texts in the order shown.
+    """
+    messages = writer.write(query, documents)
+    body: dict[str, object] = {
+        "model": settings.model,
+        "system": messages.system,
+        "messages": [{"role": "user", "content": messages.user}],
+        **fixed[0],
+    }
+    return Request(key, body, settings.output_tokens(len(documents)), settings.input_tokens(messages.tokens, fixed[1]))
+
+
 def sampling(settings: AnthropicModel, writer: PromptWriter, documents: int) -> dict[str, object]:
     """Everything that is sent besides model, system and messages, without opening a client.
 
@@ -248,16 +268,14 @@ def answer_of(body: object) -> Answer | None:
 
 
 def usage_of(usage: object) -> Usage:
-    """Tokens billed. The provider counts cached tokens apart; here they are part of the input.
-
-    Tokens written to the cache are counted as input: the clients ask for no cache.
-    """
+    """Tokens billed. The provider counts cached and written tokens apart; here they are part of the input."""
     if not isinstance(usage, Mapping):
         return Usage()
     fields = cast("Mapping[str, Any]", usage)
     cached = int(fields.get("cache_read_input_tokens") or 0)
-    written = int(fields.get("cache_creation_input_tokens") or 0)
-    return Usage(int(fields.get("input_tokens") or 0) + cached + written, cached, int(fields.get("output_tokens") or 0))
+    stored = int(fields.get("cache_creation_input_tokens") or 0)
+    read = int(fields.get("input_tokens") or 0) + cached + stored
+    return Usage(read, cached, int(fields.get("output_tokens") or 0), stored)
 
 
 def described(batch: Any) -> Batch:  # noqa: ANN401 - the SDK's model, imported only where it is used

@@ -24,10 +24,16 @@ CONTEXT = re.compile(
     r"request_too_large|too many tokens",
     re.IGNORECASE,
 )
+NO_KEY = re.compile(r"\bno_db_connection\b")
+"""What LiteLLM's proxy calls a key that is not its master key when it has no table of others; it says 400."""
 POLICY = re.compile(r"content_filter|content_policy|invalid_prompt|responsible_?ai|safety", re.IGNORECASE)
 SHINGLE = 20
 """Characters that a quoted error may not share with a text of the call."""
+LONGEST_QUOTE = 200
+"""Characters of a provider's message that are shown."""
 LONGEST_WAIT = 24 * 3600.0
+RETRY_AFTER = ("retry-after", "llm_provider-retry-after")
+"""Headers that say when to come back; LiteLLM's proxy renames its provider's, and its own."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Place:
             )
         if status in RETRYABLE or status >= 500:
             return Retryable(status, retry_after(headers))
+        if NO_KEY.search(code):
+            status = 401
         if status == 413 or CONTEXT.search(said):
             return TOO_LONG
         if status not in (401, 403, 404) and POLICY.search(code):
@@ -92,12 +100,13 @@ class Place:
         if status == 404:
             return f"{self.where} does not exist (404). Correct model or base_url."
         quoted = self.quotable(message, texts) or (code if re.fullmatch(r"[\w.\[\]-]{1,80}", code) else "")
-        detail = f": {quoted}" if quoted and self.secret not in quoted else ""
+        detail = f": {quoted.rstrip('.')}" if quoted and self.secret not in quoted else ""
         return f"{self.where} refused the request ({status}){detail}. Correct the settings of the judge."
 
     def quotable(self, message: str, texts: Sequence[str]) -> str:
         """A provider's message on one line, or "" when it holds anything of the key or of a text of the call."""
-        line = " ".join(message.split())[:200]
+        line = " ".join(message.split())
+        line = line if len(line) <= LONGEST_QUOTE else f"{line[:LONGEST_QUOTE]}…"
         pieces = {line[at : at + SHINGLE] for at in range(max(len(line) - SHINGLE, 0) + 1)}
         joined = "\n".join(" ".join(text.split()) for text in texts)
         if any(piece in joined for piece in pieces if len(piece) == SHINGLE):
@@ -107,16 +116,40 @@ class Place:
 
 
 def error_of(body: object) -> tuple[str, str]:
-    """Code and message of an error body of either provider's form; "" for what is absent."""
+    """Code and message of an error body; "" for what is absent.
+
+    Read are the forms of both providers, an error that is a text alone, and FastAPI's `detail`, whose list quotes what was
+    sent in a field `input`, which is left out.
+
+    >>> error_of({"error": {"code": "400", "type": "invalid_request_error", "message": "No."}})
+    ('invalid_request_error', 'No.')
+    >>> error_of({"detail": [{"loc": ["body", "model"], "msg": "Field required", "input": {}}]})
+    ('', 'body.model: Field required')
+    """
     fields = cast("Mapping[str, object]", body) if isinstance(body, Mapping) else {}
     inner = fields.get("error")
     error = cast("Mapping[str, object]", inner) if isinstance(inner, Mapping) else fields
-    code = error.get("code") or error.get("type") or ""
-    return str(code), str(error.get("message") or (inner if isinstance(inner, str) else ""))
+    codes = [str(code) for code in (error.get("code"), error.get("type")) if code]
+    code = next((one for one in codes if not one.isdecimal()), codes[0] if codes else "")
+    said = error.get("message") or (inner if isinstance(inner, str) else "") or _detail(fields.get("detail"))
+    return code, str(said)
+
+
+def _detail(detail: object) -> str:
+    """FastAPI's `detail`: a text, or the fields that were refused."""
+    if isinstance(detail, str):
+        return detail
+    listed = cast("list[object]", detail) if isinstance(detail, list) else []
+    wrong = [cast("Mapping[str, object]", one) for one in listed if isinstance(one, Mapping)]
+    return "; ".join(f"{_place(one.get('loc'))}: {one.get('msg')}".removeprefix(": ") for one in wrong)
+
+
+def _place(loc: object) -> str:
+    return ".".join(map(str, cast("list[object]", loc))) if isinstance(loc, list) else ""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a provider asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date.
+    """Seconds that a provider asks to wait: `retry-after-ms`, or one of RETRY_AFTER in seconds, or `retry-after` as a date.
 
     Args:
         headers: response headers, names in lower case.
@@ -125,7 +158,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     >>> retry_after({"retry-after": "2"}), retry_after({"retry-after-ms": "150"}), retry_after({"retry-after": "soon"})
     (2.0, 0.15, None)
     """
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+    for name, unit in (("retry-after-ms", 1e-3), *((name, 1.0) for name in RETRY_AFTER)):
         text = headers.get(name, "")
         if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", text):
             return min(float(text) * unit, LONGEST_WAIT)

@@ -1,14 +1,13 @@
-"""The audit queue: the disagreements that a human should settle first, out as a CSV and back as verdicts of a judge.
+"""The audit queue: the disagreements that a human should settle first, out as a CSV.
 
-Belongs here: which pairs are worth a human's minute, the file and its reading. Does not: a page to answer on, the ledger. The
-file will be opened in a spreadsheet: texts cannot become formulas, columns may be moved, renamed in case or added, and a row is
-known by its key and not by its place.
+Belongs here: which pairs are worth a human's minute, and the file. Does not: a page to answer on, reading the answers
+(`answers.py`), the ledger. The file will be opened in a spreadsheet: texts cannot become formulas, and a row is known by its key
+and not by its place.
 """
 
 import csv
 import hashlib
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,13 @@ import polars as pl
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.beliefs import QueryBelief, entropy
-from anmi_pipeline.judging.judges import OK, JudgeEvidence, verdicts
+from anmi_pipeline.judging.judges import OK, JudgeEvidence
 from anmi_pipeline.rating.comparisons import PAIR
 from anmi_pipeline.rating.graphs import Floats, Ints
 from anmi_pipeline.rating.likelihood import inverse_mills
-from anmi_pipeline.tables import JUDGMENTS
 
 HUMAN = "human"
+"""Name of the judge that people are, and the provenance of their verdicts."""
 TOP = 10
 CANDIDATES = 20
 """Per query, how many of the largest disagreements have their effect on the top computed."""
@@ -33,10 +32,7 @@ COLUMNS = (
     "value",
 )  # fmt: skip
 """Columns of the file. `answer` is for the human: a, b, tie, or a number 0..1 = P(a is more relevant); empty: not answered."""
-MUST = ("query_id", "doc_a", "doc_b", "answer")
-ANSWERS = {"a": 1.0, "b": 0.0, "tie": 0.5, "=": 0.5}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-MOST_COMPLAINTS = 20
 
 QUEUE = {
     "query_id": pl.String(),
@@ -94,8 +90,9 @@ def spoken(judgments: pl.DataFrame) -> pl.DataFrame:
         doc_i=pl.min_horizontal("first_id", "second_id"),
         doc_j=pl.max_horizontal("first_id", "second_id"),
         p=pl.when(swapped).then(1 - pl.col("p_first")).otherwise("p_first"),
+        human=(pl.col("provenance") == HUMAN) | (pl.col("judge").str.split("/").list.first() == HUMAN),
     )
-    done = rows.filter(pl.col("judge") == HUMAN).select(PAIR)
+    done = rows.filter(pl.col("human")).select(PAIR)
     folded = rows.join(done, on=PAIR, how="anti").group_by(*PAIR, "judge").agg(pl.col("p").mean()).sort(*PAIR, "judge")
     said = pl.format("{}: {}", "judge", pl.col("p").round(3)).str.join("; ")
     return folded.group_by(PAIR, maintain_order=True).agg(p=pl.col("p"), judges=said)
@@ -209,128 +206,3 @@ def bare(cell: str) -> str:
     """A cell without the armour and without white space around it."""
     text = cell.lstrip(" ")
     return (text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text).strip()
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What a human answered.
-
-    Attributes:
-        judgments: JUDGMENTS frame of judge `human`, first_id = document a.
-        unanswered: rows left empty.
-    """
-
-    judgments: pl.DataFrame
-    unanswered: int
-
-    def verdicts(self) -> pl.DataFrame:
-        """VERDICTS frame, for the ledger."""
-        said = self.judgments["p_first"].cast(pl.String())
-        return verdicts(self.judgments, self.judgments["p_first"], "recorded", said)
-
-
-def read_queue(path: Path, known: pl.DataFrame, *, epoch: str = "1", judge: str = HUMAN) -> Audited:
-    """Read a queue that a human filled in.
-
-    Columns are found by name, in any order and case; others may have been added, and `key` may be gone. Commas or semicolons
-    separate, as spreadsheets of different countries write.
-
-    Args:
-        path: the file.
-        known: query_id, doc_id of the documents that can be compared.
-        epoch: refresh epoch of the verdicts.
-        judge: judge id.
-
-    Raises:
-        InputError: the file cannot be read, lacks a column, or lines are wrong: every one of them is named, up to 20, and none of
-            the file is taken.
-    """
-    lines = read_lines(path)
-    pairs = set(known.select("query_id", "doc_id").iter_rows())
-    rows: list[dict[str, object]] = []
-    complaints: list[str] = []
-    seen: dict[tuple[str, ...], int] = {}
-    empty = 0
-    for number, cells in lines:
-        problem, p = checked_line(cells, pairs)
-        query, a, b = (cells[name] for name in MUST[:3])
-        pair = (query, *sorted((a, b)))
-        if problem is None and p is not None and pair in seen:
-            problem = f"the pair was answered in line {seen[pair]} already"
-        if problem is not None:
-            complaints.append(f"line {number}: {problem}")
-        elif p is None:
-            empty += 1
-        else:
-            seen[pair] = number
-            rows.append({"query_id": query, "first_id": a, "second_id": b, "p_first": p})
-    if complaints:
-        more = f"; and {len(complaints) - MOST_COMPLAINTS} more" if len(complaints) > MOST_COMPLAINTS else ""
-        raise InputError(
-            f"audit file {path} has {len(complaints)} wrong line(s): {'; '.join(complaints[:MOST_COMPLAINTS])}{more}."
-        )
-    return Audited(human_judgments(rows, epoch, judge), empty)
-
-
-def human_judgments(rows: list[dict[str, object]], epoch: str, judge: str) -> pl.DataFrame:
-    """JUDGMENTS frame of a human's answers; the call key covers judge, ids and answer, because a human has no prompt."""
-    named: list[dict[str, object]] = []
-    for row in rows:
-        content = "\x1f".join([judge, *(str(row[name]) for name in ("query_id", "first_id", "second_id", "p_first"))])
-        key = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-        named.append({
-            **row, "judge": judge, "epoch": epoch, "round": 1, "audit": True, "status": OK, "call_key": key,
-            "provenance": "recorded", "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0,
-        })  # fmt: skip
-    return JUDGMENTS.frame(named)
-
-
-def read_lines(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line number and cells by column name, lower case; empty lines are left out."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"audit file {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"audit file {path} is not UTF-8 (byte {error.start}). Save it as CSV UTF-8.") from error
-    head = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if head.count(";") > head.count(",") else ",")
-    try:
-        header = [cell.strip().lower() for cell in next(reader, [])]
-        absent = [name for name in MUST if header.count(name) != 1]
-        if absent:
-            raise InputError(
-                f"audit file {path} must have column(s) {', '.join(absent)} once; its header is {', '.join(header)}."
-            )
-        # Short rows are filled up: spreadsheets drop empty cells at the end of a line.
-        return [
-            (reader.line_num, {name: bare(cell) for name, cell in zip(header, row + [""] * len(header), strict=False)})
-            for row in reader
-            if any(cell.strip() for cell in row)
-        ]
-    except csv.Error as error:
-        raise InputError(f"audit file {path} line {reader.line_num} is not valid CSV: {error}.") from error
-
-
-def checked_line(cells: dict[str, str], known: set[tuple[str, ...]]) -> tuple[str | None, float | None]:
-    """What is wrong with a line (None: nothing), and the answer (None: not answered)."""
-    query, a, b, answer = (cells[name] for name in MUST)
-    if not answer:
-        return None, None
-    key = cells.get("key", "")
-    if key and key != pair_key(query, a, b):
-        return f'the ids ("{query}", "{a}", "{b}") are not those that key {key} was given for; restore them', None
-    for document in (a, b):
-        if (query, document) not in known:
-            return f'document "{document}" is not in the pool of query "{query}"', None
-    if a == b:
-        return f'document "{a}" is compared with itself', None
-    p = ANSWERS.get(answer.lower())
-    if p is None:
-        try:
-            p = float(answer.replace(",", "."))
-        except ValueError:
-            p = float("nan")
-    if not 0 <= p <= 1:
-        return f'answer is "{answer}"; it must be a, b, tie, or a number 0..1 (the probability that a is more relevant)', None
-    return None, p

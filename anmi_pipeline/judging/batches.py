@@ -7,7 +7,7 @@ turn never waits: what is not ready is left for a later turn, of this process or
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
@@ -177,7 +177,7 @@ class Batcher:
         self.book = IntentBook(budget, name)
         self._refused: list[str] = []
 
-    async def turn(self, requests: Sequence[Request]) -> AsyncIterator[list[Outcome]]:
+    async def turn(self, requests: Sequence[Request]) -> AsyncGenerator[list[Outcome]]:
         """Do what can be done now: reconcile, collect, submit. Yields outcomes that are ready.
 
         The outcomes of one batch may be yielded again by a later turn when this one ends in between: what files them must take a
@@ -250,7 +250,7 @@ class Batcher:
         self.book.accepted(intent, batch.id, self.clock())
         LOG.info("batch %s submitted: %d calls, at most $%.4f", batch.id, len(requests), dollars(intent.reservation.worst))
 
-    async def _advance(self, intent: Intent, wanted: dict[str, Request]) -> AsyncIterator[list[Outcome]]:
+    async def _advance(self, intent: Intent, wanted: dict[str, Request]) -> AsyncGenerator[list[Outcome]]:
         """Collect a batch when it has ended."""
         batch = await self.provider.retrieve(intent.batch_id or "")
         if batch.status == "failed":

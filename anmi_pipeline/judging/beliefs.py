@@ -1,19 +1,18 @@
 """What is believed about every query after its verdicts so far: scores with their joint uncertainty, and each pair's probability.
 
-Belongs here: judgments of unequal judges folded with weights, posteriors by query, and the frames that routing, stopping and the
-audit queue read. Does not: their decisions, and the Elo table (`rating/elo.py`). A query's belief depends on its own verdicts,
+Belongs here: posteriors by query, and the frames that routing, stopping and the audit queue read. Does not: folding verdicts
+(`rating/comparisons.py`), their decisions, and the Elo table (`rating/elo.py`). A query's belief depends on its own verdicts,
 the weights and the prior alone, never on other queries.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from anmi_pipeline.judging.judges import OK
 from anmi_pipeline.rating.adaptive import LOGISTIC_WIDTH
-from anmi_pipeline.rating.comparisons import DOCUMENT, PAIR, check_votes, flatten
+from anmi_pipeline.rating.comparisons import DOCUMENT, PAIR, flatten
 from anmi_pipeline.rating.config import Model
 from anmi_pipeline.rating.graphs import Floats, Ints
 from anmi_pipeline.rating.prior import ScorePrior
@@ -70,45 +69,6 @@ class QueryBelief:
         return 1.0 / np.log2(rank + 2.0)
 
 
-def weighted_comparisons(judgments: pl.DataFrame, weights: Mapping[str, float]) -> pl.DataFrame:
-    """Fold verdicts of unequal judges into one comparison per pair.
-
-    Equation: preference = sum of r_g p / sum of r_g over the pair's verdicts, weight = sum of r_g, r_g the evidence in one
-    verdict of judge g, so that a comparison's likelihood is the product of its verdicts', each to the power r_g.
-
-    Args:
-        judgments: JUDGMENTS frame.
-        weights: judge -> evidence; 1 for judges that are not named. Judge ids `name/...` go by their name.
-
-    Returns:
-        query_id, doc_i, doc_j (the smaller id first), preference, weight, n_verdicts, sorted.
-
-    Raises:
-        InputError: an answered verdict without a probability in [0, 1], or a document paired with itself.
-    """
-    votes = judgments.filter(pl.col("status") == OK).sort("query_id", "first_id", "second_id", "judge", "round")
-    check_votes(votes)
-    swapped = pl.col("first_id") > pl.col("second_id")
-    name = pl.col("judge").str.split("/").list.first()
-    evidence = name.replace_strict(dict(weights), default=1.0, return_dtype=pl.Float64()) if weights else pl.lit(1.0)
-    return (
-        votes.select(
-            "query_id",
-            doc_i=pl.min_horizontal("first_id", "second_id"),
-            doc_j=pl.max_horizontal("first_id", "second_id"),
-            vote=pl.when(swapped).then(1 - pl.col("p_first")).otherwise("p_first"),
-            evidence=evidence,
-        )
-        .group_by(PAIR, maintain_order=True)
-        .agg(
-            preference=((pl.col("vote") * pl.col("evidence")).sum() / pl.col("evidence").sum()).clip(0.0, 1.0),
-            weight=pl.col("evidence").sum(),
-            n_verdicts=pl.len().cast(pl.Int64()),
-        )
-        .sort(PAIR)
-    )
-
-
 def query_beliefs(
     comparisons: pl.DataFrame,
     documents: pl.DataFrame,
@@ -120,7 +80,7 @@ def query_beliefs(
     """Yield the posterior of every query, stack by stack of equally large ones.
 
     Args:
-        comparisons: query_id, doc_i, doc_j, preference, weight (`weighted_comparisons`, `comparisons.fold_judgments`).
+        comparisons: query_id, doc_i, doc_j, preference, weight (`comparisons.weighted_comparisons`, `fold_judgments`).
         documents: query_id, doc_id of every document that could be compared, with features where there is a prior.
         prior: the frozen prior; None for a flat one.
         model: link of the fit; theta and covariance are given in probit units whatever it is.

@@ -1,82 +1,30 @@
-"""What a dataset's YAML says about judging: who judges, which pairs, how often.
+"""What a dataset's YAML says about judging: who judges, which pairs, how often, for how much.
 
-Belongs here: the configuration models. Does not: the judges themselves. Importing this module loads nothing heavy.
+Belongs here: the configuration models of the stage. Does not: those of single judges (`judge_configs.py`), the judges themselves.
+Importing this module loads nothing heavy.
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
+from anmi_pipeline.judging.click_logs import ClickLogs
+from anmi_pipeline.judging.distil_config import DistilConfig
+from anmi_pipeline.judging.distil_config import DistilConfig
+from anmi_pipeline.judging.judge_configs import (
+    OPERATIONAL,
+    ApiJudgeConfig,
+    JudgeConfig,
+    Name,
+    RecordedJudge,
+    SimulatedJudge,
+)
+from anmi_pipeline.judging.tiers import RoutingConfig
 from anmi_pipeline.rating.designs import DesignKind
 from anmi_pipeline.settings import Config
 
 PlanDesign = Literal[DesignKind, "adaptive"]
 """The designs that are drawn at once, and the one that looks at verdicts between its rounds."""
-
-JUDGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Judge names: no slash, because a recorded judge's ids are `name/judge of the file`."""
-
-Name = Annotated[str, Field(pattern=JUDGE_NAME, description="name of the judge: its id in plans, verdicts, ledger and reports")]
-
-
-class EnsembleWeights(Config):
-    """Weights of the three z-scores that the ensemble judge adds up."""
-
-    lexical: float = Field(default=0.4, ge=0, description="weight of the BM25 score, z within the judged pool")
-    dense: float = Field(default=0.4, ge=0, description="weight of the bi-encoder score, z within the judged pool")
-    name: float = Field(
-        default=0.2, ge=0, description="weight of the share of query word stems in the title, z within the judged pool"
-    )
-
-    @model_validator(mode="after")
-    def some_weight(self) -> Self:
-        """Refuse a judge that looks at nothing."""
-        if self.lexical + self.dense + self.name <= 0:
-            raise ValueError("all ensemble weights are 0: the judge would call every pair a tie. Set at least one above 0.")
-        return self
-
-
-class EnsembleJudge(Config):
-    """A judge without an API: retrieval scores and name overlap as a soft probability."""
-
-    kind: Literal["ensemble"] = Field(default="ensemble", description="which judge this is")
-    name: Name = "ensemble"
-    weights: EnsembleWeights = Field(default=EnsembleWeights(), description="weights of the z-scores")
-    scale: float = Field(
-        default=1.0, gt=0, description="score difference that counts as one probit unit: p = Phi(difference / scale)"
-    )
-    known_source_bonus: float = Field(
-        default=0.0,
-        ge=0,
-        description="added (in z units) to the document a query was taken from; such verdicts are known provenance",
-    )
-
-
-class SimulatedJudge(Config):
-    """A judge that knows the human grades and errs at a stated rate. Marked simulated wherever it shows."""
-
-    kind: Literal["simulated"] = Field(default="simulated", description="which judge this is")
-    name: Name = "simulated"
-    error_rate: float = Field(default=0.15, ge=0, le=0.5, description="probability that the lower grade wins")
-    tie_slope: float = Field(
-        default=0.1, ge=0, le=0.5, description="of equal grades the first wins with .5 + tie_slope * tanh(z_first - z_second)"
-    )
-
-
-class RecordedJudge(Config):
-    """Verdicts of a file; it brings its own pool and plan: exactly the documents and pairs of the file."""
-
-    kind: Literal["recorded"] = Field(default="recorded", description="which judge this is")
-    name: Name = "recorded"
-    path: str = Field(description="CSV file (.csv or .csv.gz), relative to ANMI_DATA or absolute")
-    format: Literal["battles", "ordered"] = Field(
-        default="battles",
-        description="columns of the file. battles: query_id,left,right,winner[,judge,round,ties_visible]; "
-        "ordered: query_id,first,second,verdict[,judge,round]",
-    )
-
-
-JudgeConfig = Annotated[EnsembleJudge | SimulatedJudge | RecordedJudge, Field(discriminator="kind")]
 
 
 class RecordedGrades(Config):
@@ -99,6 +47,39 @@ class SimulatedGrades(Config):
     )
 
 
+class JudgedGrades(Config):
+    """Grades of a judge behind an API, asked with the prompt `pointwise`."""
+
+    kind: Literal["judge"] = Field(default="judge", description="which grader this is")
+    name: Name = Field(description="a judge of this dataset; its endpoint, model and limits are used")
+
+
+class StopRule(Config):
+    """When a query has had enough verdicts."""
+
+    k: int = Field(default=10, ge=1, description="depth of the ranking that matters")
+    tolerance: float = Field(default=0.02, ge=0, lt=1, description="nDCG@k that the present ranking may still lose")
+    confidence: float = Field(
+        default=0.9, gt=0, lt=1, description="a query is settled when it loses no more than that with this probability"
+    )
+    min_gain_per_usd: float = Field(
+        default=0.0, ge=0, description="a query is also left when a dollar is expected to raise its nDCG@k by less"
+    )
+    batch: int = Field(default=50, ge=1, description="calls of a batch whose worth is predicted")
+    draws: int = Field(default=256, ge=16, description="draws from the posterior of each query")
+
+
+class RefreshConfig(Config):
+    """When verdicts are refreshed, and for how much."""
+
+    cron: str | None = Field(default=None, description="when, as cron in UTC (0 3 * * 1); null: by `anmi refresh` only")
+    max_usd: float | None = Field(default=None, ge=0, description="most that one refresh may spend, USD; null: no cap of its own")
+    max_calls: int | None = Field(default=None, ge=0, description="most calls of one refresh; null: no cap of its own")
+    retrain_above: float = Field(
+        default=0.05, ge=0, description="drift of the Elo table above which the recipes are trained again (`rating/drift.py`)"
+    )
+
+
 class AnchorsConfig(Config):
     """Absolute grades of a few documents per query, from which relevance across queries is learnt."""
 
@@ -109,7 +90,9 @@ class AnchorsConfig(Config):
         "ranking; top: the highest",
     )
     expected_share: float = Field(default=0.5, ge=0, le=1, description="expected share of relevant documents; strategy bar")
-    source: Annotated[RecordedGrades | SimulatedGrades, Field(discriminator="kind")] = Field(description="who grades")
+    source: Annotated[RecordedGrades | SimulatedGrades | JudgedGrades, Field(discriminator="kind")] = Field(
+        description="who grades"
+    )
 
 
 class JudgingConfig(Config):
@@ -141,14 +124,52 @@ class JudgingConfig(Config):
         description="adaptive design: raise it to estimate the prior that chooses pairs anew; every query's later pairs may "
         "change and cost again (`anmi replan` says how many)",
     )
+    list_size: int = Field(default=10, ge=3, le=20, description="design lists: documents that one call ranks")
+    instruction: str = Field(
+        default="", max_length=4000, description="what relevance means in this dataset; judges behind an API are told"
+    )
     judges: tuple[JudgeConfig, ...] = Field(default=(), description="who judges; empty: the dataset has nothing to judge")
     votes_per_pair: int = Field(
         default=1, ge=1, description="different judges asked about each pair, each in its own random order"
     )
     audit_share: float = Field(default=0.05, ge=0, le=1, description="share of pairs asked in both orders by all judges")
+    routing: RoutingConfig | None = Field(
+        default=None, description="cascade: cheap judges first, dearer ones where these leave doubt; null: judges rotate"
+    )
+    clicks: ClickLogs | None = Field(
+        default=None, description="click logs whose preferences join the verdicts; they may stand without judges; null: none"
+    )
+    distil: DistilConfig | None = Field(
+        default=None, description="pairwise model that learns from the verdicts and judges the whole graph; null: none"
+    )
+    stop: StopRule | None = Field(
+        default=None,
+        description="adaptive design: a query whose top is settled gets no more pairs; null: it uses all",
+    )
+    max_usd: float | None = Field(
+        default=None, ge=0, description="most that may ever be spent on this dataset's verdicts, USD; null: no cap"
+    )
+    max_calls: int | None = Field(default=None, ge=0, description="most calls that may ever be billed for it; null: no cap")
+    at_cap: Literal["fail", "finish"] = Field(
+        default="fail",
+        description="fail: the step fails when the cap is reached, a higher cap goes on; finish: what was not asked counts as "
+        "a failure with status cap",
+    )
+    distil: DistilConfig | None = Field(
+        default=None, description="a pairwise model is distilled from the verdicts and judges the whole graph; null: none"
+    )
+    expire_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="days after which a refresh asks an API again; null: never",
+    )
+    refresh: RefreshConfig = Field(default=RefreshConfig(), description="when and for how much verdicts are refreshed")
     epoch: str = Field(default="1", min_length=1, max_length=64, description="refresh epoch under which new verdicts are written")
     seed: int | None = Field(
         default=None, ge=0, description="seed of pairs, orders, audit and simulated outcomes; null: the dataset's seed"
+    )
+    import_weights: dict[Name, float] = Field(
+        default={}, description="judges of imported verdicts (human) -> evidence in one of theirs, in verdicts of weight 1"
     )
     coverage_floor: float = Field(
         default=0.95, ge=0, le=1, description="share of a query's planned verdicts below which it is flagged"
@@ -179,7 +200,22 @@ class JudgingConfig(Config):
                 f"votes_per_pair is {self.votes_per_pair} but there are {len(self.judges)} judge(s); each answers a pair once. "
                 "List more judges or lower votes_per_pair."
             )
+        self._check_names(names)
         return self
+
+    def _check_names(self, names: list[str]) -> None:
+        """Refuse tiers and graders that name no judge, and listwise judges without lists."""
+        asked = [name for tier in self.routing.tiers for name in tier.judges] if self.routing is not None else []
+        if self.anchors is not None and isinstance(self.anchors.source, JudgedGrades):
+            asked.append(self.anchors.source.name)
+        unknown = [name for name in asked if name not in names]
+        if unknown:
+            raise ValueError(f'judge "{unknown[0]}" is asked, but the dataset lists {", ".join(names) or "no judge"}.')
+        listwise = [judge.name for judge in self.judges if isinstance(judge, ApiJudgeConfig) and judge.prompt == "listwise"]
+        if listwise and (self.design != "lists" or len(listwise) < len(self.judges)):
+            raise ValueError(f'judge "{listwise[0]}" ranks lists: set design: lists, and let all judges be listwise.')
+        if self.routing is not None and self.design == "lists":
+            raise ValueError("a cascade routes pairs; it cannot stand beside design: lists.")
 
     @property
     def recorded(self) -> tuple[RecordedJudge, ...]:
@@ -201,6 +237,34 @@ class JudgingConfig(Config):
     def simulated(self) -> bool:
         """Whether any verdict or grade is simulated: every board row trained on them must say so."""
         return self.needs_qrels
+
+    @property
+    def uses_api(self) -> bool:
+        """Whether any judge costs money."""
+        return any(isinstance(judge, ApiJudgeConfig) for judge in self.judges)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Judge -> evidence in one of its verdicts: that of its tier, or its own; only those that are not 1."""
+        found = {judge.name: judge.weight for judge in self.judges} | self.import_weights
+        found |= self.routing.weights if self.routing is not None else {}
+        return {name: weight for name, weight in found.items() if weight != 1}
+
+    @property
+    def first_judges(self) -> tuple[JudgeConfig, ...]:
+        """Who is asked about a pair first: the judges of the first tier, or all."""
+        if self.routing is None:
+            return self.judges
+        return tuple(judge for judge in self.judges if judge.name in self.routing.tiers[0].judges)
+
+    def content(self) -> dict[str, JsonValue]:
+        """Every setting that verdicts depend on: all but how judges are reached."""
+        found = self.model_dump(mode="json", exclude={"refresh", "clicks", "distil"})
+        found["judges"] = [
+            {name: value for name, value in judge.model_dump(mode="json").items() if name not in OPERATIONAL}
+            for judge in self.judges
+        ]
+        return found
 
     def draw_seed(self, dataset_seed: int) -> int:
         """The seed of every random choice of this stage."""

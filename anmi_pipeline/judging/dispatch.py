@@ -3,14 +3,15 @@
 Belongs here: the loop that turns requests into outcomes. Does not: wire formats (a `Client`), pace (`pacing.py`), the cap
 (`budget.py`), batches (`batches.py`), and writing outcomes to the ledger (the caller commits a part before it asks for the next).
 What ends early - a refused key, a reached cap, Ctrl-C - ends after the calls in flight, and their outcomes are still handed over.
-Requests that were not sent then have no outcome: a failure on record would keep a later run from asking them.
+Requests that were not sent then have no outcome: a failure on record would keep a later run from asking them. A kill loses fewer
+than 2 * `workers` calls: no worker takes one while as many outcomes as there are workers wait for their commit.
 """
 
 import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sized
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -127,6 +128,7 @@ class Dispatcher:
         self._numbers = itertools.count()
         self._idle = 0
         self._finished: list[Outcome] = []
+        self._handed = 0
         self._news, self._room, self._stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._room.set()
         self._sending: set[asyncio.Task[None]] = set()
@@ -138,7 +140,7 @@ class Dispatcher:
         self._stop.set()
         self._news.set()
 
-    async def parts(self, requests: Iterable[Request], total: int | None = None) -> AsyncIterator[list[Outcome]]:
+    async def parts(self, requests: Iterable[Request], total: int | None = None) -> AsyncGenerator[list[Outcome]]:
         """Send requests; yields everything that finished since the last part.
 
         A cancelled task gets what was in flight, part by part, before the cancellation goes on.
@@ -173,6 +175,7 @@ class Dispatcher:
                 if part := self._take():
                     watch.look(part)
                     yield part
+                    self._committed()
         finally:
             await self._close(workers, cashier)
             watch.end()
@@ -200,8 +203,14 @@ class Dispatcher:
 
     def _take(self) -> list[Outcome]:
         part, self._finished = self._finished, []
-        self._room.set()
+        self._handed = len(part)
         return part
+
+    def _committed(self) -> None:
+        """The caller came back: the last part is on record."""
+        self._handed = 0
+        if len(self._finished) < self.config.workers:
+            self._room.set()
 
     async def _close(self, workers: "list[asyncio.Task[None]]", cashier: "asyncio.Task[None] | None") -> None:
         _cancel_all(workers)
@@ -229,7 +238,7 @@ class Dispatcher:
         """The next call: a retry that is due, else a new request; None when this worker is not needed any more."""
         clock = asyncio.get_running_loop().time
         while not self._stop.is_set():
-            if not self._room.is_set():  # the caller is behind with committing: what is lost by a kill stays bounded
+            while not self._room.is_set():  # the caller is behind with committing: what is lost by a kill stays bounded
                 await self._room.wait()
             if self._retries and self._retries[0].due <= clock():
                 return heapq.heappop(self._retries).call
@@ -319,7 +328,7 @@ class Dispatcher:
         self.tally.done += 1
         self.tally.failed += outcome.status != ANSWERED
         self._finished.append(outcome)
-        if len(self._finished) >= 2 * self.config.workers:
+        if len(self._finished) + self._handed >= self.config.workers:
             self._room.clear()
         self._news.set()
 

@@ -4,15 +4,16 @@ Belongs here: how those scores become verdicts. Does not: the retrievers that ma
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import cache
 
 import numpy as np
 import polars as pl
 
-from anmi_pipeline.judging.config import EnsembleJudge, JudgingConfig
+from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.evidence import judged_pool, pair_rows, scores_or_nan, within_query_z
-from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence, verdicts
+from anmi_pipeline.judging.judge_configs import EnsembleJudge
+from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence, LocalJudge, verdicts
 
 VERSION = 1
 """Part of every call key: raise it when equal evidence would give another answer."""
@@ -29,7 +30,7 @@ HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 WORD = re.compile(r"[^\W_]+")
 
 
-class Ensemble:
+class Ensemble(LocalJudge):
     """Answers with P(first) = Phi((s_first - s_second) / scale), s a weighted sum of z-scores within the judged pool."""
 
     chunk = 20_000
@@ -60,7 +61,7 @@ class Ensemble:
             for a, b, source in zip(self._scores[first], self._scores[second], known.tolist(), strict=True)
         ]
 
-    async def answer(self, calls: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
+    async def answer(self, calls: pl.DataFrame) -> AsyncGenerator[pl.DataFrame]:
         """Answer all calls at once."""
         from scipy.special import ndtr
 

@@ -1,8 +1,8 @@
 """Anchors: absolute grades of a few documents per query, which tie the Elo of different queries to one scale.
 
-Belongs here: the graders, recorded and simulated, and the ANCHORS table of a dataset. Does not: which documents are graded
-(`rating/anchors.py`) and what is learnt from the grades (`rating/calibration.py`). Both graders run here and answer at once, so
-their grades need no ledger.
+Belongs here: the graders and the ANCHORS table of a dataset. Does not: which documents are graded (`rating/anchors.py`) and what
+is learnt from the grades (`rating/calibration.py`). Recorded and simulated grades are there at once and need no ledger; those of
+a judge are calls like any other.
 """
 
 import hashlib
@@ -14,16 +14,22 @@ import polars as pl
 from anmi_pipeline.collections.beir import read_beir_grades
 from anmi_pipeline.collections.grades import GradeRows
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.api_calls import TOP_GRADE
+from anmi_pipeline.judging.cascade import Desk
+from anmi_pipeline.judging.collect import CollectReport, collect
 from anmi_pipeline.judging.config import AnchorsConfig, RecordedGrades, SimulatedGrades
-from anmi_pipeline.judging.judges import NO_ANSWER, OK, text_digest
+from anmi_pipeline.judging.judges import NO_ANSWER, OK, Judge, text_digest
 from anmi_pipeline.judging.recorded import data_file
+from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.rating.anchors import choose_anchors
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.elo import rate
 from anmi_pipeline.rating.prior import ScorePrior
-from anmi_pipeline.tables import ANCHORS, QRELS
+from anmi_pipeline.tables import ANCHORS, PLAN, QRELS
 
 DOCUMENT = ["query_id", "doc_id"]
+GRADED = 0
+"""Round of calls that grade: they are of no round of pairs."""
 
 
 def choose(
@@ -78,12 +84,40 @@ def grade_anchors(
     if isinstance(source, RecordedGrades):
         known = recorded_grades(source, data_root)
         graded = wanted.join(known, on=DOCUMENT, how="left").with_columns(provenance=pl.lit("recorded"))
-    else:
+    elif isinstance(source, SimulatedGrades):
         check_grader(config, qrels)
         human = qrels if qrels is not None else QRELS.frame()
         graded = simulated_grades(wanted, source, human, seed).with_columns(provenance=pl.lit("simulated"))
+    else:
+        raise InputError(f'the grades of judge "{source.name}" are asked for (`ask_grades`), not read.')
     status = pl.when(pl.col("grade").is_null()).then(pl.lit(NO_ANSWER)).otherwise(pl.lit(OK))
     return ANCHORS.frame(graded.with_columns(judge=pl.lit(source.name), status=status))
+
+
+def ask_grades(
+    anchors: pl.DataFrame, grader: Judge, desk: Desk, progress: Progress = silent
+) -> tuple[pl.DataFrame, CollectReport]:
+    """Have documents graded by a judge behind an API, through the ledger.
+
+    Args:
+        anchors: query_id, doc_id.
+        grader: the judge, with the prompt `pointwise`.
+        desk: evidence, ledger and epoch.
+        progress: told the grades that are durable.
+
+    Returns:
+        ANCHORS frame with exactly these documents, and what it took. Grades that log-probabilities put between two are rounded.
+
+    Raises:
+        JudgeError, LedgerError, CapReached, BatchPending: as `collect.collect`.
+    """
+    asked = anchors.select(*DOCUMENT).with_columns(
+        first_id="doc_id", second_id="doc_id", judge=pl.lit(grader.name), round=pl.lit(GRADED), audit=pl.lit(False)
+    )
+    graded, report = collect(PLAN.frame(asked), [grader], desk.evidence, desk.books, desk.config, progress, desk.term)
+    grade = (pl.col("p_first") * TOP_GRADE).round().cast(pl.Int64())
+    rows = graded.select("query_id", "status", "provenance", "judge", doc_id="first_id", grade=grade)
+    return ANCHORS.frame(rows), report
 
 
 def check_grader(config: AnchorsConfig, qrels: pl.DataFrame | None) -> None:

@@ -7,7 +7,7 @@ asynchronous stream, so that an API judge can hand over each finished part while
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,7 +19,9 @@ from anmi_pipeline.errors import InputError, JudgeError
 OK = "ok"
 NO_ANSWER = "no_answer"
 """Status of a verdict whose source has nothing usable to say about the pair."""
-PROVENANCES = ("model", "known_source", "simulated", "recorded")
+UNPARSED = "unparsed"
+"""Status of a verdict whose answer came, and was paid, with nothing a vote could be read from."""
+PROVENANCES = ("model", "known_source", "simulated", "recorded", "human")
 
 CALLS = {
     "query_id": pl.String(),
@@ -27,6 +29,7 @@ CALLS = {
     "second_id": pl.String(),
     "judge": pl.String(),
     "round": pl.Int64(),
+    "list": pl.Int64(),
     "call_key": pl.String(),
 }
 """Columns of the calls a judge is given: the plan's, and the key under which the ledger files the answer."""
@@ -99,6 +102,16 @@ class Judge(Protocol):
         ...
 
     @property
+    def folds(self) -> bool:
+        """Whether one call answers several rows (a ranking): its verdict on record then has no `p_first`."""
+        ...
+
+    @property
+    def late(self) -> bool:
+        """Whether it may hand over answers to calls of earlier turns, as batches do."""
+        ...
+
+    @property
     def chunk(self) -> int:
         """How many calls `answer` is handed at once; each part it yields is committed before the next is awaited."""
         ...
@@ -118,12 +131,89 @@ class Judge(Protocol):
         """
         ...
 
-    def answer(self, calls: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
+    def keys(self, plan: pl.DataFrame, evidence: JudgeEvidence) -> list[str]:
+        """One call key per row of a plan; rows that one call answers share their key."""
+        ...
+
+    def read(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Read votes out of stored answers, so that a changed parser asks nobody.
+
+        Args:
+            rows: PLAN columns, and those of the ledger (VERDICTS).
+
+        Returns:
+            The rows in their order with `status`, `p_first` and `weight` (evidence in independent verdicts) as read now.
+        """
+        ...
+
+    async def open(self) -> None:
+        """Get ready to be asked: read the key, connect. Called before any judge is asked, and as often as one likes.
+
+        Raises:
+            JudgeError: it cannot be asked at all (a missing key).
+        """
+        ...
+
+    def stop(self) -> None:
+        """Ask nothing more: what is in flight is awaited and handed over, and `answer` ends with the rest unanswered."""
+        ...
+
+    async def close(self) -> None:
+        """Close what `open` opened."""
+        ...
+
+    def answer(self, calls: pl.DataFrame) -> AsyncGenerator[pl.DataFrame]:
         """Answer calls (CALLS columns); yields VERDICTS frames as parts finish, each call exactly once.
+
+        A judge that works in batches may also hand over answers to calls of earlier turns: they were paid.
 
         Raises:
             JudgeError: no call can be answered (a missing key, a refused model). One failed call is a row with its status.
         """
+        ...
+
+
+class LocalJudge:
+    """What judges that run here have in common: one call per row, no key, nothing to open."""
+
+    folds = False
+    late = False
+
+    def settings(self, judge_id: str) -> CallSettings:
+        """What the answers of this judge depend on besides the texts."""
+        raise NotImplementedError
+
+    def context(self, calls: pl.DataFrame) -> Sequence[bytes] | None:
+        """What each answer depends on besides settings and texts."""
+        raise NotImplementedError
+
+    def keys(self, plan: pl.DataFrame, evidence: JudgeEvidence) -> list[str]:
+        """One call key per row."""
+        return call_keys(plan, self, evidence)
+
+    def read(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Take the votes as they were filed."""
+        return rows.with_columns(weight=pl.lit(1.0))
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    def stop(self) -> None:
+        """Nothing is in flight between two parts."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class Settled(Protocol):
+    """What call keys are made from."""
+
+    def settings(self, judge_id: str) -> CallSettings:
+        """What the answers depend on besides the texts."""
+        ...
+
+    def context(self, calls: pl.DataFrame) -> Sequence[bytes] | None:
+        """What each answer depends on besides settings and texts."""
         ...
 
 
@@ -156,8 +246,8 @@ def verdicts(
     )
 
 
-def checked(answers: pl.DataFrame, judge: str) -> pl.DataFrame:
-    """Return a judge's answers when they keep the protocol.
+def checked(answers: pl.DataFrame, judge: str, *, folds: bool = False) -> pl.DataFrame:
+    """Return a judge's answers when they keep the protocol; those of a judge that `folds` have no single probability.
 
     Raises:
         JudgeError: other columns, a probability outside 0..1, or a failure that carries a vote.
@@ -166,7 +256,8 @@ def checked(answers: pl.DataFrame, judge: str) -> pl.DataFrame:
         raise JudgeError(f"judge {judge} gave columns {dict(answers.schema)}, expected {VERDICTS}.")
     ok = pl.col("status").eq(OK)
     vote = pl.col("p_first").is_between(0, 1)  # false for NaN, null for null
-    wrong = answers.filter(pl.when(ok).then(vote.fill_null(False).not_()).otherwise(pl.col("p_first").is_not_null()))
+    needed = vote.fill_null(folds)
+    wrong = answers.filter(pl.when(ok).then(~needed).otherwise(pl.col("p_first").is_not_null()))
     if wrong.height:
         row = wrong.row(0, named=True)
         raise JudgeError(
@@ -186,7 +277,7 @@ def text_digest(*parts: str) -> bytes:
     return digest.digest()
 
 
-def call_keys(plan: pl.DataFrame, judge: Judge, evidence: JudgeEvidence) -> list[str]:
+def call_keys(plan: pl.DataFrame, judge: Settled, evidence: JudgeEvidence) -> list[str]:
     """Name each call by its content: judge, endpoint, model, prompt, sampling, query text, first text, second text, context.
 
     Args:
@@ -200,9 +291,9 @@ def call_keys(plan: pl.DataFrame, judge: Judge, evidence: JudgeEvidence) -> list
     Raises:
         InputError: the plan names a query or document that the dataset does not have.
     """
-    queries = _digests(plan["query_id"], evidence.queries, "query_id", ["text"])
+    queries = id_digests(plan["query_id"], evidence.queries, "query_id", ["text"])
     ids = pl.concat([plan["first_id"], plan["second_id"]])
-    documents = _digests(ids, evidence.corpus, "doc_id", ["title", "text"])
+    documents = id_digests(ids, evidence.corpus, "doc_id", ["title", "text"])
     heads = {judge_id: judge.settings(judge_id).digest() for judge_id in plan["judge"].unique()}
     context = judge.context(plan)
     columns = zip(
@@ -216,7 +307,12 @@ def call_keys(plan: pl.DataFrame, judge: Judge, evidence: JudgeEvidence) -> list
     return [sha256(prefix + rest).hexdigest() for prefix, rest in zip(prefixes, context, strict=True)]
 
 
-def _digests(ids: pl.Series, table: pl.DataFrame, key: str, texts: list[str]) -> dict[str, bytes]:
+def id_digests(ids: pl.Series, table: pl.DataFrame, key: str, texts: list[str]) -> dict[str, bytes]:
+    """Digest of the texts of each id.
+
+    Raises:
+        InputError: an id is not in the table.
+    """
     wanted = ids.unique()
     found = table.filter(pl.col(key).is_in(wanted.implode())).select(key, *texts)
     if found.height < wanted.len():

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 import sqlalchemy as sa
@@ -66,7 +66,12 @@ class LedgerError(AnmiError):
 
 def now() -> str:
     """The time as the ledger writes it: UTC, ISO 8601, microseconds, so that texts compare like times."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return as_time(datetime.now(UTC))
+
+
+def as_time(moment: datetime) -> str:
+    """A time as the ledger writes it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Ledger:
@@ -101,7 +106,7 @@ class Ledger:
             event.listen(self._engine, "connect", _configure_sqlite)
         self._create()
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> Self:
         """Use as a context that closes its connections."""
         return self
 

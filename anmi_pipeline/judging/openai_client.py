@@ -5,6 +5,7 @@ dispatcher retries), prices, and reading the answer (`parsing.py`).
 """
 
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -37,6 +38,9 @@ from anmi_pipeline.judging.requests import (
 )  # fmt: skip
 
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)
+Sent = tuple[dict[str, object], int]
+"""Fields of a body that calls share, and the tokens around the messages."""
 OFFICIAL = "https://api.openai.com/v1"
 COMPLETIONS = "/v1/chat/completions"
 TOKEN_KEY = "anmi"
@@ -44,6 +48,8 @@ TOKEN_KEY = "anmi"
 MAX_BATCH_CALLS = 50_000
 MAX_BATCH_BYTES = 200_000_000
 PAGE = 100
+REQUEST_ID = ("x-request-id", "request-id", "x-litellm-call-id")
+"""Headers that name a call, the provider's own first; where there is none of them the answer's own id names it."""
 KNOWN_WRITERS = 64
 STATUSES: Mapping[str, BatchStatus] = {"completed": "ended", "expired": "ended", "cancelled": "ended", "failed": "failed"}
 """Other statuses are of batches that run."""
@@ -87,6 +93,7 @@ class OpenAIClient:
         self._place = Place(settings, key)
         quiet_libraries()
         self._fixed = lru_cache(KNOWN_WRITERS)(self._sent)
+        self._logprobs_seen = False
         # A key or an URL from elsewhere than the settings would make equal call keys stand for different calls.
         self._sdk = openai.AsyncOpenAI(
             api_key=key, base_url=settings.base_url, max_retries=0, timeout=settings.timeout_s, http_client=http_client(openai)
@@ -100,9 +107,8 @@ class OpenAIClient:
         """Everything that is sent besides model and messages: `CallSettings.sampling`."""
         return sampling(self._settings, writer, documents)
 
-    def _sent(self, writer: PromptWriter, documents: int) -> tuple[dict[str, object], int]:
-        fixed = self.sampling(writer, documents)
-        return fixed, frame_tokens(fixed, writer.counter.count)
+    def _sent(self, writer: PromptWriter, documents: int) -> Sent:
+        return sent(self._settings, writer, documents)
 
     def request(self, key: str, writer: PromptWriter, query: str, documents: Sequence[str]) -> Request:
         """Write one request.
@@ -113,16 +119,7 @@ class OpenAIClient:
             query: text of the query.
             documents: texts in the order shown.
         """
-        settings = self._settings
-        messages = writer.write(query, documents)
-        fixed, frame = self._fixed(writer, len(documents))
-        body: dict[str, object] = {
-            "model": settings.model,
-            "messages": [{"role": "system", "content": messages.system}, {"role": "user", "content": messages.user}],
-            **fixed,
-        }
-        limit = settings.output_tokens(len(documents))
-        return Request(key, body, limit, settings.input_tokens(messages.tokens, frame))
+        return written(self._settings, self._fixed(writer, len(documents)), key, writer, query, documents)
 
     async def send(self, request: Request) -> Outcome:
         """Make one attempt.
@@ -138,7 +135,23 @@ class OpenAIClient:
         if isinstance(raw, str):
             return Outcome(request.key, raw, None, Usage(), latency_ms=1e3 * (time.monotonic() - started))
         latency = 1e3 * (time.monotonic() - started)
-        return outcome(request.key, decoded(raw.content), raw.headers.get("x-request-id"), latency)
+        named = next((raw.headers[name] for name in REQUEST_ID if raw.headers.get(name)), None)
+        # A server that does not count may bill what was reserved: counted as nothing, it would never reach a cap.
+        reserved = Usage(request.input_tokens, 0, request.max_output_tokens)
+        found = outcome(request.key, decoded(raw.content), named, latency, reserved)
+        self._look_for_logprobs(request, found)
+        return found
+
+    def _look_for_logprobs(self, request: Request, found: Outcome) -> None:
+        """Say once that the server leaves out the log-probabilities it was asked for, by its first answer."""
+        if self._logprobs_seen or found.text is None or not request.body.get("logprobs"):
+            return
+        self._logprobs_seen = True
+        if Answer.from_stored(found.text).logprobs is None:
+            LOG.warning(
+                "%s gives no log-probabilities: every answer counts as certain. Ask it with form: json, if it states grades.",
+                self._place.where,
+            )
 
     async def submit(self, requests: Sequence[Request], token: str) -> Batch:
         """Upload the requests and create a batch whose metadata hold the token.
@@ -209,6 +222,32 @@ class OpenAIClient:
         return await batch_call(call, self._errors, self._place)
 
 
+def sent(settings: OpenAIModel, writer: PromptWriter, documents: int) -> Sent:
+    """What is sent besides model and messages, and its tokens: the part of a request that calls of a writer share."""
+    fixed = sampling(settings, writer, documents)
+    return fixed, frame_tokens(fixed, writer.counter.count)
+
+
+def written(settings: OpenAIModel, fixed: Sent, key: str, writer: PromptWriter, query: str, documents: Sequence[str]) -> Request:
+    """Write one request; needs no key and no connection.
+
+    Args:
+        settings: the model.
+        fixed: what `sent` gives for the writer and the number of documents.
+        key: call key.
+        writer: writes the messages.
+        query: text of the query.
+        documents: texts in the order shown.
+    """
+    messages = writer.write(query, documents)
+    body: dict[str, object] = {
+        "model": settings.model,
+        "messages": [{"role": "system", "content": messages.system}, {"role": "user", "content": messages.user}],
+        **fixed[0],
+    }
+    return Request(key, body, settings.output_tokens(len(documents)), settings.input_tokens(messages.tokens, fixed[1]))
+
+
 def sampling(settings: OpenAIModel, writer: PromptWriter, documents: int) -> dict[str, object]:
     """Everything that is sent besides model and messages, for a judge's `CallSettings` without opening a client.
 
@@ -247,8 +286,15 @@ def _answer_fields(settings: OpenAIModel, writer: PromptWriter) -> dict[str, obj
     return {"response_format": {"type": "json_object"}} if settings.structured == "json_object" else {}
 
 
-def outcome(key: str, body: object, request_id: str | None, latency_ms: float | None) -> Outcome:
+def outcome(key: str, body: object, request_id: str | None, latency_ms: float | None, uncounted: Usage | None = None) -> Outcome:
     """Read a chat completion.
+
+    Args:
+        key: call key.
+        body: the decoded body.
+        request_id: name of the call; the body's own when None.
+        latency_ms: wall time of the attempt; None for batches.
+        uncounted: tokens of an answer whose server does not count them; None: none.
 
     Raises:
         Retryable: the body is no completion.
@@ -257,9 +303,12 @@ def outcome(key: str, body: object, request_id: str | None, latency_ms: float | 
     if answer is None:
         raise Retryable(None, None, "bad_body")
     declined = answer.refusal is not None or answer.stop == "content_filter"
-    usage = usage_of(cast("Mapping[str, Any]", body).get("usage"))
+    fields = cast("Mapping[str, Any]", body)
+    usage = usage_of(fields.get("usage"))
+    counted = usage if usage != Usage() or uncounted is None else uncounted
+    named = request_id or (str(fields["id"]) if fields.get("id") else None)
     status = DECLINED if declined else ANSWERED
-    return Outcome(key, status, answer.stored(), usage, latency_ms=latency_ms, request_id=request_id)
+    return Outcome(key, status, answer.stored(), counted, latency_ms=latency_ms, request_id=named)
 
 
 def answer_of(body: object) -> Answer | None:
@@ -304,7 +353,10 @@ def usage_of(usage: object) -> Usage:
     fields = cast("Mapping[str, Any]", usage)
     details = cast("Mapping[str, Any]", fields.get("prompt_tokens_details") or {})
     return Usage(
-        int(fields.get("prompt_tokens") or 0), int(details.get("cached_tokens") or 0), int(fields.get("completion_tokens") or 0)
+        int(fields.get("prompt_tokens") or 0),
+        int(details.get("cached_tokens") or 0),
+        int(fields.get("completion_tokens") or 0),
+        int(details.get("cache_write_tokens") or 0),
     )
 
 

@@ -76,10 +76,11 @@ class Cashier:
                 self.settle(reservation, 0, 0)
             else:
                 future.set_result(reservation)
-        self._wishes.extendleft(reversed(wishes[len(granted) :]))
-        if self._wishes and not self._in_flight and not self._settlements:
+        refused = wishes[len(granted) :]
+        if refused and not self._in_flight and not self._settlements:
             error = await asyncio.to_thread(self.budget.refusal)
-            for _, future in self._wishes:
+            for _, future in refused:
                 if not future.done():
                     future.set_exception(error)
-            self._wishes.clear()
+        else:  # before those that came while the transaction ran: they have not been tried yet
+            self._wishes.extendleft(reversed(refused))

@@ -15,7 +15,7 @@ from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.rating.certificates import certificates
-from anmi_pipeline.rating.designs import Ints, design
+from anmi_pipeline.rating.designs import Ints, design, lists, pairs_within
 from anmi_pipeline.tables import CERTIFICATES, PLAN
 
 BOUNDS = ((pl.min_horizontal, "low"), (pl.max_horizontal, "high"))
@@ -31,6 +31,7 @@ class Draw:
         second: (n,) document shown second.
         judge: (n,) number of the judge.
         audit: (n,) whether the row belongs to the audit slice.
+        list: (n,) number of the call of several documents that answers the row, from 1; 0 for a call of two.
     """
 
     pairs: np.ndarray
@@ -38,6 +39,7 @@ class Draw:
     second: np.ndarray
     judge: np.ndarray
     audit: np.ndarray
+    list: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,13 @@ def plan_comparisons(
     """Draw the pairs of every query at once, for the designs that look at no verdict.
 
     Each pair of the design is asked of `votes_per_pair` judges, rotated, each in one random order; the audit slice is asked in
-    both orders by all judges. Every choice about a query comes from a generator seeded by (seed, query id) alone, so that another
-    query, judge list of equal length or batch changes nothing.
+    both orders by all judges. In the design `lists` the same holds for lists, whose other order is the reverse. Every choice
+    about a query comes from a generator seeded by (seed, query id) alone, so that another query, judge list of equal length or
+    batch changes nothing.
 
     Args:
         pool_docs: query_id, doc_id, and rank, the documents to compare; at most one row per query and document.
-        config: design, degree, judges, votes and audit share.
+        config: design, degree, list size, judges, votes and audit share.
         seed: seed of the dataset.
         progress: told the queries drawn.
 
@@ -129,6 +132,8 @@ def draw_query(n: int, config: JudgingConfig, rng: np.random.Generator) -> Draw:
     """Draw pairs, orders, judges and the audit slice of one query with n documents."""
     if config.design == "adaptive":
         raise InputError("the adaptive design is drawn in rounds (`rounds.plan_first`), not at once. Choose another design.")
+    if config.design == "lists":
+        return draw_lists(n, config, rng)
     return draw_calls(design(config.design, n, config.degree, rng), config, rng)
 
 
@@ -138,20 +143,55 @@ def draw_calls(pairs: Ints, config: JudgingConfig, rng: np.random.Generator) -> 
     Judges rotate over the pairs in random order, so their numbers of calls differ by at most one per vote.
     """
     n_pairs, n_judges = len(pairs), len(config.judges)
-    turn = rng.permutation(n_pairs)[:, None] + np.arange(config.votes_per_pair) + rng.integers(n_judges)
+    rotated = np.array([place for place, judge in enumerate(config.judges) if judge in config.first_judges])
+    turn = rng.permutation(n_pairs)[:, None] + np.arange(config.votes_per_pair) + rng.integers(len(rotated))
     swapped = rng.random((n_pairs, n_judges)) < 0.5  # one order per pair and judge
     audit = rng.random(n_pairs) < config.audit_share
     plain = np.flatnonzero(~audit)
     pair = np.repeat(plain, config.votes_per_pair)
-    judge = turn[plain].ravel() % n_judges
+    judge = rotated[turn[plain].ravel() % len(rotated)]
     swap = swapped[pair, judge]
+    if config.routing is not None and config.routing.tiers[0].both_orders:
+        pair, judge, swap = np.tile(pair, 2), np.tile(judge, 2), np.r_[swap, ~swap]
     # Audited pairs: every judge, both orders.
     audited = np.flatnonzero(audit)
     pair = np.r_[pair, np.repeat(audited, 2 * n_judges)]
     judge = np.r_[judge, np.tile(np.repeat(np.arange(n_judges), 2), len(audited))]
     swap = np.r_[swap, np.tile(np.array([False, True]), n_judges * len(audited))]
     low, high = pairs[pair, 0], pairs[pair, 1]
-    return Draw(pairs, np.where(swap, high, low), np.where(swap, low, high), judge, audit[pair])
+    first, second = np.where(swap, high, low), np.where(swap, low, high)
+    return Draw(pairs, first, second, judge, audit[pair], np.zeros(len(pair), dtype=np.int64))
+
+
+def draw_lists(n: int, config: JudgingConfig, rng: np.random.Generator) -> Draw:
+    """Draw lists, orders, judges and the audit slice of one query with n documents; each list is answered pair by pair.
+
+    Judges rotate over the lists in random order. A row's first document is the one shown earlier. A judge is not asked the same
+    documents in the same order twice: its one answer would count twice. Only pools of a few documents come to that.
+    """
+    drawn = lists(n, config.degree, config.list_size, rng)
+    n_judges = len(config.judges)
+    turn = rng.permutation(len(drawn))[:, None] + np.arange(config.votes_per_pair) + rng.integers(n_judges)
+    orders = [[rng.permutation(documents) for _ in range(n_judges)] for documents in drawn]
+    audit = rng.random(len(drawn)) < config.audit_share
+    calls: dict[tuple[int, bytes], tuple[Ints, int, bool]] = {}
+    for number, own in enumerate(orders):
+        judges = range(n_judges) if audit[number] else (turn[number] % n_judges).tolist()
+        for judge in judges:
+            for shown in (own[judge], own[judge][::-1])[: 1 + audit[number]]:
+                calls.setdefault((judge, shown.tobytes()), (shown, judge, bool(audit[number])))
+    asked = calls.values()
+    rows = [(shown, *np.triu_indices(len(shown), 1)) for shown, _, _ in asked]
+    empty = np.zeros(0, dtype=np.int64)
+    counts = [len(i) for _, i, _ in rows]
+    return Draw(
+        pairs_within(drawn),
+        np.concatenate([empty, *(shown[i] for shown, i, _ in rows)]),
+        np.concatenate([empty, *(shown[j] for shown, _, j in rows)]),
+        np.repeat(np.array([judge for _, judge, _ in asked], dtype=np.int64), counts),
+        np.repeat(np.array([audited for _, _, audited in asked], dtype=bool), counts),
+        np.repeat(np.arange(1, len(calls) + 1), counts),
+    )
 
 
 def plan_pairs(pairs: pl.DataFrame, config: JudgingConfig, seed: int, number: int) -> pl.DataFrame:
@@ -204,6 +244,7 @@ def assemble(
         "second_id": pool["doc_id"][second],
         "judge": pl.Series(judges, dtype=pl.String())[judge],
         "round": np.full(len(query), number, dtype=np.int64),
+        "list": np.concatenate([empty, *(draw.list for draw in draws)]),
         "audit": np.concatenate([np.zeros(0, dtype=bool), *(draw.audit for draw in draws)]),
     })  # fmt: skip
 
@@ -246,10 +287,16 @@ def estimate(plan: pl.DataFrame, config: JudgingConfig) -> CostEstimate:
         plan: PLAN frame.
         config: the judging configuration; judges that the plan does not use are listed with 0 calls.
     """
-    calls = dict(plan.group_by("judge").len().iter_rows())
+    calls = calls_by_judge(plan)
     unused = [judge.name for judge in config.judges if not any(belongs(name, judge.name) for name in calls)]
     found = {**calls, **dict.fromkeys(unused, 0)}
     return CostEstimate(tuple(JudgeEstimate(name, found[name], 0.0, 0.0, 0.0) for name in sorted(found)))
+
+
+def calls_by_judge(plan: pl.DataFrame) -> dict[str, int]:
+    """Judge id -> calls that a plan makes: one per row, or one per list."""
+    rows, own = pl.col("list").eq(0).sum(), pl.struct("query_id", "round", "list").filter(pl.col("list") > 0).n_unique()
+    return dict(plan.group_by("judge").agg(calls=rows + own).iter_rows())
 
 
 def belongs(judge_id: str, name: str) -> bool:

@@ -70,13 +70,22 @@ class PriceList(Config):
     checked: date = Field(description="day on which the prices were last compared with the providers' pages")
     models: dict[str, ModelConfig] = Field(description="model name -> prices")
 
+    def found(self, model: str) -> ModelConfig | None:
+        """The prices of a model; a dated name falls back on the name without its date."""
+        return self.models.get(model) or self.models.get(DATED.sub("", model))
+
+    def knows(self, model: str, tier: Tier) -> bool:
+        """Whether the list has a price of a model in a tier."""
+        found = self.found(model)
+        return found is not None and (tier == "sync" or found.batch is not None)
+
     def price(self, model: str, tier: Tier) -> "Price":
         """The price of a model; a dated name falls back on the name without its date.
 
         Raises:
             InputError: the model is not in the list, or takes no batches.
         """
-        found = self.models.get(model) or self.models.get(DATED.sub("", model))
+        found = self.found(model)
         if found is None:
             raise InputError(
                 f'no price is known for model "{model}", so no cap can hold and no cost be told.{nearest(model, self.models)} '
@@ -137,9 +146,11 @@ class Price:
 
 
 def cost_units(usage: Usage, price: Price) -> int:
-    """Cost of the tokens of one call, in units of 1e-12 USD: (input - cached) * p_in + cached * p_cached + output * p_out."""
+    """Cost of one call in units of 1e-12 USD: each token at its price, plain, cached, written to the cache, output."""
     rates = price.rates_at(usage.input)
-    return (usage.input - usage.cached) * rates.input + usage.cached * rates.cached + usage.output * rates.output
+    plain = usage.input - usage.cached - usage.written
+    read = plain * rates.input + usage.cached * rates.cached + usage.written * rates.cache_write
+    return read + usage.output * rates.output
 
 
 def worst_units(request: Request, price: Price) -> int:

@@ -9,14 +9,15 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from anmi_pipeline.errors import InputError, nearest
-from anmi_pipeline.judging.config import JudgingConfig, RecordedGrades, RecordedJudge
-from anmi_pipeline.judging.judges import CallSettings, verdicts
+from anmi_pipeline.judging.config import JudgingConfig, RecordedGrades
+from anmi_pipeline.judging.judge_configs import RecordedJudge
+from anmi_pipeline.judging.judges import CallSettings, LocalJudge, verdicts
 from anmi_pipeline.judging.simulated import pair_bytes
 from anmi_pipeline.tables import PLAN
 
@@ -161,7 +162,7 @@ def judge_inputs(config: JudgingConfig, data_root: Path | None) -> dict[str, str
     return inputs
 
 
-class Recorded:
+class Recorded(LocalJudge):
     """Answers from the lines of its file."""
 
     chunk = 20_000
@@ -186,7 +187,7 @@ class Recorded:
         columns = found.select("query_id", "first_id", "second_id", "round", "answer").iter_rows()
         return [f"{number},{answer}:".encode() + pair_bytes(query, a, b) for query, a, b, number, answer in columns]
 
-    async def answer(self, calls: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
+    async def answer(self, calls: pl.DataFrame) -> AsyncGenerator[pl.DataFrame]:
         """Answer all calls at once."""
         found = self._found(calls)
         yield verdicts(calls, found["p_first"], "recorded", raw_answer=found["answer"])

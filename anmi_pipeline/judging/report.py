@@ -1,11 +1,11 @@
 """What the verdicts say about the judges: failures, flips, position bias, agreement, intransitivity, reliability, cost.
 
-Belongs here: the table of measures per judge, tier and together, and the coverage of queries. Does not: the statistics
-(`agreement.py`) and ratings. A measure that was not observed (flips without an audit slice) has no row: there is no NaN and no
-made-up zero.
+Belongs here: the table of measures per judge, tier and together. Does not: the statistics (`agreement.py`), the coverage of
+queries (`rating/coverage.py`) and ratings. A measure that was not observed (flips without an audit slice) has no row: there is no
+NaN and no made-up zero.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import combinations
 
 import polars as pl
@@ -25,6 +25,9 @@ from anmi_pipeline.judging.agreement import (
     triad_measures,
 )
 from anmi_pipeline.judging.judges import OK, PROVENANCES
+from anmi_pipeline.judging.routing import savings
+from anmi_pipeline.judging.tiers import RoutingConfig
+from anmi_pipeline.rating.coverage import Flagged
 from anmi_pipeline.tables import REPORT
 
 PAIRED_JUDGES = 6
@@ -35,14 +38,14 @@ UNPARSED = ("unparsed", "no_answer")
 
 
 def judge_report(
-    judgments: pl.DataFrame, coverage_floor: float = 0.95, *, tiers: Mapping[str, str] | None = None, seed: int = 0
+    judgments: pl.DataFrame, coverage_floor: float = 0.95, *, routing: RoutingConfig | None = None, seed: int = 0
 ) -> pl.DataFrame:
     """Describe the judges of a dataset.
 
     Args:
         judgments: JUDGMENTS frame.
         coverage_floor: share of a query's planned verdicts below which it counts as under the floor.
-        tiers: judge -> tier, for calls and cost per tier; None: no rows of tiers.
+        routing: the cascade, for calls and cost per tier and what it saved; None: no such rows.
         seed: of the bootstrap over queries.
 
     Returns:
@@ -60,14 +63,24 @@ def judge_report(
         one = votes.of(judge) if judge in votes.judges else votes
         own = together if len(judges) == 1 else [*money(asked), *described(asked, one, resampling)]
         rows.extend(row(judge, measure) for measure in own)
-    for tier in sorted(set((tiers or {}).values())):
-        members = [judge for judge, name in (tiers or {}).items() if name == tier]
-        rows.extend(row(f"tier {tier}", measure) for measure in money(judgments.filter(pl.col("judge").is_in(members))))
-    under = int((coverage(judgments)["coverage"] < coverage_floor).sum())
+    rows.extend(tier_rows(judgments, routing) if routing is not None else ())
+    under = len(Flagged.of(judgments, coverage_floor))
     rows.append(row(ALL, Measure("queries_under_coverage_floor", under, judgments["query_id"].n_unique())))
     rows.extend(row(judge, measure) for judge, measure in agreement(votes, resampling))
     rows.extend(row(judge, measure) for judge, measure in reliability(votes))
     return REPORT.frame(rows)
+
+
+def tier_rows(judgments: pl.DataFrame, routing: RoutingConfig) -> Iterator[dict[str, object]]:
+    """Yield calls and cost per tier, the share of pairs that reached it, and what was saved against the last tier alone."""
+    spent = savings(judgments, routing)
+    name = pl.col("judge").str.split("/").list.first()
+    for tier in routing.tiers:
+        own = judgments.filter(name.is_in(tier.judges))
+        yield from (row(f"tier {tier.name}", measure) for measure in money(own))
+        yield row(f"tier {tier.name}", Measure("share_of_pairs", spent.mix[tier.name], spent.pairs))
+    yield row(ALL, Measure("saved_share", spent.saved, spent.pairs))
+    yield row(ALL, Measure("cost_all_last_tier", spent.usd_all_last, spent.pairs))
 
 
 def row(judge: str, measure: Measure) -> dict[str, object]:
@@ -80,18 +93,6 @@ def row(judge: str, measure: Measure) -> dict[str, object]:
         "high": measure.high,
         "n": measure.n,
     }
-
-
-def coverage(judgments: pl.DataFrame) -> pl.DataFrame:
-    """Count how much of each query's plan was answered.
-
-    Returns:
-        query_id, planned, answered, coverage (answered / planned), by query.
-    """
-    counts = judgments.group_by("query_id").agg(
-        planned=pl.len().cast(pl.Int64()), answered=pl.col("status").eq(OK).sum().cast(pl.Int64())
-    )
-    return counts.with_columns(coverage=pl.col("answered") / pl.col("planned")).sort("query_id")
 
 
 def money(judgments: pl.DataFrame) -> Iterator[Measure]:

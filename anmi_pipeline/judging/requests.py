@@ -48,11 +48,13 @@ class Usage:
         input: all input tokens, those read from the provider's cache included.
         cached: those of `input` that were read from the provider's cache, at a lower price.
         output: output tokens, hidden reasoning included.
+        written: those of `input` that were put into the provider's cache, at a higher price.
     """
 
     input: int = 0
     cached: int = 0
     output: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,36 +4,34 @@ Belongs here: the loop of the adaptive design, the freezing of what its choices 
 a query (`rating/rounds.py`), asking (`collect.py`), orders and judges of given pairs (`plan.py`).
 """
 
-import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import cast
 
 import polars as pl
+from pydantic import JsonValue
 
 from anmi_pipeline.digests import Json, canonical_json, digest_json
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.collect import CollectReport, collect_async, shifted
-from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.cascade import ENDS, Desk, answered_or_not, ask_round
+from anmi_pipeline.judging.collect import CollectReport, shifted
+from anmi_pipeline.judging.config import JudgingConfig, StopRule
 from anmi_pipeline.judging.evidence import judged_pool
-from anmi_pipeline.judging.judges import Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger, LedgerError
 from anmi_pipeline.judging.plan import certify_plan, pair_budget, plan_pairs, query_generator
+from anmi_pipeline.judging.running import run
+from anmi_pipeline.judging.stopping import outlooks
 from anmi_pipeline.progress import Progress, silent
-from anmi_pipeline.rating.comparisons import fold_judgments
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.features import score_features
 from anmi_pipeline.rating.prior import ScorePrior, fit_prior, starting_prior
 from anmi_pipeline.rating.rounds import first_round, next_round
-from anmi_pipeline.tables import JUDGMENTS
+from anmi_pipeline.tables import JUDGMENTS, PLAN
 
 FROZEN_VERSION = 1
 """Raised when the estimate of the frozen prior, or what its key covers, changes."""
 Z95 = 1.959963984540054
-ENDS = {"doc_i": pl.min_horizontal("first_id", "second_id"), "doc_j": pl.max_horizontal("first_id", "second_id")}
-"""The unordered pair of a planned or answered call."""
 CHOICE_STREAM = 0
 """Number of the generator that orders the first cycle; those of rounds, from 1, draw orders and judges."""
 
@@ -150,13 +148,18 @@ def plan_key(family: str, judging: JudgingConfig, rating: RatingConfig, seed: in
     Budget (degree, rounds, cap), splits and refresh epochs are left out on purpose: more pairs, more queries or newer verdicts
     must not change the pairs that were bought.
     """
-    chosen = judging.model_dump(
-        mode="json", include={"generator", "pool_size", "design", "judges", "votes_per_pair", "audit_share", "replan"}
-    )
+    named = ("generator", "pool_size", "design", "votes_per_pair", "audit_share", "replan")
+    content = judging.content()
+    judges = cast("list[dict[str, JsonValue]]", content["judges"])
+    # What a verdict counts, later, changes no pair that was bought.
+    chosen = {name: content[name] for name in named} | {
+        "judges": [{name: value for name, value in judge.items() if name != "weight"} for judge in judges]
+    }
+    told = {name: content[name] for name in ("instruction", "routing") if content[name]}
     return digest_json({
         "version": FROZEN_VERSION,
         "family": family,
-        "judging": cast("Json", chosen),
+        "judging": cast("Json", chosen | told),
         "rating": {"prior": rating.prior, "model": rating.model},
         "retrieval": retrieval,
         "seed": seed,
@@ -170,61 +173,66 @@ def plan_first(study: Study) -> tuple[pl.DataFrame, pl.DataFrame]:
         PLAN and CERTIFICATES frames.
     """
     seed = study.judging.draw_seed(study.seed)
-    prior = starting_prior() if study.rating.prior == "scores" else None
-    pairs = first_round(study.features, prior, lambda name: query_generator(seed, name, CHOICE_STREAM))
+    pairs = first_round(study.features, starting(study), lambda name: query_generator(seed, name, CHOICE_STREAM))
     plan = plan_pairs(pairs, study.judging, study.seed, 1)
     return plan, certify_plan(plan, study.features)
 
 
-async def collect_rounds_async(
-    plan: pl.DataFrame,
-    judges: Sequence[Judge],
-    evidence: JudgeEvidence,
-    ledger: Ledger,
-    study: Study,
-    progress: Progress = silent,
-) -> Rounds:
+async def collect_rounds_async(plan: pl.DataFrame, desk: Desk, study: Study, progress: Progress = silent) -> Rounds:
     """Obtain every verdict of all rounds; `collect_rounds` for callers that run an event loop."""
     config = study.judging
     total = plan.height + round(later_calls(plan, study)[1])
-    asked, frozen = plan, None
-    judgments, report = await collect_async(plan, judges, evidence, ledger, config, shifted(progress, 0, total))
+    first = await ask_round(plan, desk, study.features, starting(study), None, 1, shifted(progress, 0, total))
+    judgments, asked, report, frozen = first.judgments, first.asked, first.report, None
     for number in range(2, config.rounds + 1):
         if number == 2:
-            frozen = freeze(judgments, asked, ledger, study)
-        later = plan_next(judgments, asked, study, frozen.prior if frozen else None, number)
+            frozen = freeze(judgments, asked, desk.books, study)
+        prior = frozen.prior if frozen else None
+        later = plan_next(judgments, asked, study, prior, number)
         told = shifted(progress, asked.height, max(total, asked.height + later.height))
-        verdicts, took = await collect_async(later, judges, evidence, ledger, config, told)
-        judgments, report = JUDGMENTS.frame(pl.concat([judgments, verdicts])), report.plus(took)
-        asked = pl.concat([asked, later])
+        done = await ask_round(later, desk, study.features, prior, judgments, number, told)
+        judgments, report = JUDGMENTS.frame(pl.concat([judgments, done.judgments])), report.plus(done.report)
+        asked = PLAN.frame(pl.concat([asked, done.asked]))
     return Rounds(judgments, report, frozen)
 
 
-def collect_rounds(
-    plan: pl.DataFrame,
-    judges: Sequence[Judge],
-    evidence: JudgeEvidence,
-    ledger: Ledger,
-    study: Study,
-    progress: Progress = silent,
-) -> Rounds:
+def collect_rounds(plan: pl.DataFrame, desk: Desk, study: Study, progress: Progress = silent) -> Rounds:
     """Obtain every verdict of all rounds of an adaptive plan.
 
     Every call goes through the ledger, and what is asked is a function of the verdicts and the frozen prior alone: killed at any
     moment, the next call repeats nothing that was committed and returns the same table.
 
     Args:
-        plan: PLAN frame of the first round (`plan_first`).
-        judges: the judges of the plan.
-        evidence: the texts.
-        ledger: where verdicts and the frozen prior are looked up and committed.
+        plan: PLAN frame of the first round (`plan_first`), with the rows that a refresh carries on.
+        desk: what they are asked with.
         study: what the choice of pairs rests on.
         progress: told the verdicts that are durable.
 
     Raises:
-        InputError, JudgeError, LedgerError: as `collect.collect`.
+        InputError, JudgeError, LedgerError, CapReached, BatchPending: as `collect.collect`.
     """
-    return asyncio.run(collect_rounds_async(plan, judges, evidence, ledger, study, progress))
+    return run(collect_rounds_async(plan, desk, study, progress), desk.judges)
+
+
+def collect_plan(plan: pl.DataFrame, desk: Desk, documents: pl.DataFrame, progress: Progress = silent) -> Rounds:
+    """Obtain every verdict of a plan that was drawn at once, tier by tier where there is a cascade.
+
+    Args:
+        plan: PLAN frame.
+        desk: what they are asked with.
+        documents: query_id, doc_id of every document that may be compared.
+        progress: told the verdicts that are durable.
+
+    Raises:
+        InputError, JudgeError, LedgerError, CapReached, BatchPending: as `collect.collect`.
+    """
+    done = run(ask_round(plan, desk, documents, None, progress=progress), desk.judges)
+    return Rounds(done.judgments, done.report, None)
+
+
+def starting(study: Study) -> ScorePrior | None:
+    """What is believed before the first verdict."""
+    return starting_prior() if study.rating.prior == "scores" else None
 
 
 def freeze(judgments: pl.DataFrame, asked: pl.DataFrame, ledger: Ledger, study: Study) -> Frozen | None:
@@ -244,22 +252,9 @@ def freeze(judgments: pl.DataFrame, asked: pl.DataFrame, ledger: Ledger, study: 
 
 def estimate_prior(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study) -> Frozen:
     """Estimate the prior from the first round."""
-    first = so_far(judgments.filter(pl.col("round") == 1), asked.filter(pl.col("round") == 1))
+    first = so_far(judgments.filter(pl.col("round") == 1), asked.filter(pl.col("round") == 1), study.judging)
     prior = fit_prior(first, study.features, model=study.rating.model)
     return Frozen(prior, first["query_id"].n_unique(), first.filter(pl.col("weight") > 0).height)
-
-
-def so_far(judgments: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
-    """Fold verdicts into comparisons; a pair that was asked without an answer is one of weight 0, and is not asked again.
-
-    Returns:
-        query_id, doc_i, doc_j, preference, weight, sorted.
-    """
-    columns = ["query_id", "doc_i", "doc_j", "preference", "weight"]
-    answered = fold_judgments(judgments).select(columns)
-    silent_pairs = asked.select("query_id", **ENDS).unique().join(answered, on=columns[:3], how="anti")
-    unanswered = silent_pairs.with_columns(preference=pl.lit(0.5), weight=pl.lit(0.0))
-    return pl.concat([answered, unanswered]).sort(columns[:3])
 
 
 def plan_next(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study, prior: ScorePrior | None, number: int) -> pl.DataFrame:
@@ -275,15 +270,51 @@ def plan_next(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study, prior:
     Returns:
         PLAN frame of the round.
     """
-    comparisons = so_far(judgments, asked)
+    comparisons = so_far(judgments, asked, study.judging)
     spent = dict(comparisons.group_by("query_id").len().iter_rows())
     rounds_left = study.judging.rounds - number + 1
+    settled = settled_queries(comparisons, judgments, study, prior)
     # Rounded up: the remainder goes to the earlier rounds, and what a cap held back is spent later.
-    counts = {name: -(-(budget - spent.get(name, 0)) // rounds_left) for name, budget in study.budgets.items()}
+    counts = {
+        name: 0 if name in settled else -(-max(budget - spent.get(name, 0), 0) // rounds_left)
+        for name, budget in study.budgets.items()
+    }
     pairs = next_round(
         comparisons, study.features, prior, counts, cap=study.judging.cap, model=study.rating.model
     )  # fmt: skip
     return plan_pairs(pairs, study.judging, study.seed, number)
+
+
+def so_far(judgments: pl.DataFrame, asked: pl.DataFrame, config: JudgingConfig) -> pl.DataFrame:
+    """Fold verdicts into comparisons; a pair that was asked without an answer is one of weight 0, and is not asked again.
+
+    Returns:
+        query_id, doc_i, doc_j, preference, weight, sorted.
+    """
+    known = answered_or_not(judgments, config)
+    lost = asked.select("query_id", **ENDS).unique().join(known, on=["query_id", "doc_i", "doc_j"], how="anti")
+    unanswered = lost.with_columns(preference=pl.lit(0.5), weight=pl.lit(0.0))
+    return pl.concat([known, unanswered]).sort("query_id", "doc_i", "doc_j")
+
+
+def settled_queries(comparisons: pl.DataFrame, judgments: pl.DataFrame, study: Study, prior: ScorePrior | None) -> frozenset[str]:
+    """Queries that the stop rule leaves: their top is settled, or a dollar would move it too little."""
+    rule = study.judging.stop
+    if rule is None or not comparisons.height:
+        return frozenset()
+    seen = outlook_of(comparisons, judgments, study, prior, rule)
+    return frozenset(seen.filter(pl.col("stop"))["query_id"])
+
+
+def outlook_of(
+    comparisons: pl.DataFrame, judgments: pl.DataFrame, study: Study, prior: ScorePrior | None, rule: StopRule
+) -> pl.DataFrame:
+    """OUTLOOKS of every query that was asked, priced by what calls have cost so far."""
+    paid = float(judgments["cost_usd"].sum()) / max(judgments.height, 1)
+    asked = comparisons.select("query_id").unique()
+    documents = study.features.join(asked, on="query_id", how="semi", maintain_order="left")
+    seed = study.judging.draw_seed(study.seed)
+    return outlooks(comparisons, documents, rule, seed, usd_per_call=paid or None, prior=prior, model=study.rating.model)
 
 
 def later_calls(plan: pl.DataFrame, study: Study) -> tuple[float, float, float]:
@@ -294,9 +325,18 @@ def later_calls(plan: pl.DataFrame, study: Study) -> tuple[float, float, float]:
     """
     config = study.judging
     first = plan.select("query_id", **ENDS).n_unique() if plan.height else 0
-    pairs = sum(study.budgets.values()) - first if config.rounds > 1 and plan.height else 0
+    pairs = max(sum(study.budgets.values()) - first, 0) if config.rounds > 1 and plan.height else 0
     share, extra = config.audit_share, 2 * len(config.judges) - config.votes_per_pair
     spread = Z95 * sqrt(pairs * share * (1 - share))
     audited = [min(max(pairs * share + sign * spread, 0), pairs) for sign in (-1, 0, 1)]
-    low, expected, high = (pairs * config.votes_per_pair + extra * count for count in audited)
-    return low, expected, high
+    upper = moved_up(config) * (pairs + first)
+    least = 0.0 if config.stop is not None else 1.0  # a stop rule may leave every query after its first round
+    doubled = 2 if config.routing is not None and config.routing.tiers[0].both_orders else 1
+    low, expected, high = (pairs * config.votes_per_pair * doubled + extra * count for count in audited)
+    return least * low, expected + upper, high + upper
+
+
+def moved_up(config: JudgingConfig) -> float:
+    """Calls per pair of the upper tiers, at most: their shares, which a cascade fills while there is doubt."""
+    tiers = config.routing.tiers[1:] if config.routing is not None else ()
+    return sum(tier.share * (2 if tier.both_orders else 1) for tier in tiers)

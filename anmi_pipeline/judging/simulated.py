@@ -4,20 +4,21 @@ Belongs here: the law of its answers and its draws. Does not: any claim about re
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import numpy as np
 import polars as pl
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.config import JudgingConfig, SimulatedJudge
+from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.evidence import judged_pool, pair_rows, scores_or_nan, within_query_z
-from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence, text_digest, verdicts
+from anmi_pipeline.judging.judge_configs import SimulatedJudge
+from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence, LocalJudge, text_digest, verdicts
 
 VERSION = 1
 
 
-class Simulated:
+class Simulated(LocalJudge):
     """Answers each ordered pair with one 0/1 outcome, drawn as a pure function of seed, judge and pair."""
 
     chunk = 20_000
@@ -56,7 +57,7 @@ class Simulated:
         pairs = calls.select("query_id", "first_id", "second_id").iter_rows()
         return [p.tobytes() + pair_bytes(*pair) for p, pair in zip(probabilities, pairs, strict=True)]
 
-    async def answer(self, calls: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
+    async def answer(self, calls: pl.DataFrame) -> AsyncGenerator[pl.DataFrame]:
         """Answer all calls at once."""
         won = self.uniform(calls) < self.probability(calls)
         yield verdicts(calls, won.astype(np.float64), "simulated")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from pydantic import Field
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.beliefs import QueryBelief, query_beliefs
+from anmi_pipeline.judging.config import StopRule
 from anmi_pipeline.judging.plan import query_generator
 from anmi_pipeline.rating.adaptive import CAP, next_pairs
 from anmi_pipeline.rating.config import Model
@@ -20,7 +20,6 @@ from anmi_pipeline.rating.graphs import Floats, Ints
 from anmi_pipeline.rating.likelihood import inverse_mills
 from anmi_pipeline.rating.prior import ScorePrior
 from anmi_pipeline.rating.rounds import FLAT_PRECISION
-from anmi_pipeline.settings import Config
 
 STREAM = -1
 """Number of the generator of posterior draws of a query; those of rounds count from 0."""
@@ -39,21 +38,6 @@ OUTLOOKS = {
     "stop": pl.Boolean(),
 }
 """Columns of `outlooks`."""
-
-
-class StopRule(Config):
-    """When a query has had enough verdicts."""
-
-    k: int = Field(default=10, ge=1, description="depth of the ranking that matters")
-    tolerance: float = Field(default=0.02, ge=0, lt=1, description="nDCG@k that the present ranking may still lose")
-    confidence: float = Field(
-        default=0.9, gt=0, lt=1, description="a query is settled when it loses no more than that with this probability"
-    )
-    min_gain_per_usd: float = Field(
-        default=0.0, ge=0, description="a query is also left when a dollar is expected to raise its nDCG@k by less"
-    )
-    batch: int = Field(default=50, ge=1, description="calls of a batch whose worth is predicted")
-    draws: int = Field(default=256, ge=16, description="draws from the posterior of each query")
 
 
 @dataclass(frozen=True)
@@ -83,7 +67,7 @@ def outlooks(  # noqa: PLR0913  (the settings of the rule and of the fit)
     """Judge every query: is its top settled, and what would the next batch of calls be worth?
 
     Args:
-        comparisons: query_id, doc_i, doc_j, preference, weight (`beliefs.weighted_comparisons`); a pair of weight 0 was asked
+        comparisons: query_id, doc_i, doc_j, preference, weight (`comparisons.weighted_comparisons`); a pair of weight 0 was asked
             without an answer.
         documents: query_id, doc_id of every document that could be compared, with features where there is a prior.
         rule: depth, tolerance, confidence.

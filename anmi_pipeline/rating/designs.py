@@ -1,11 +1,13 @@
 """Comparison designs: which pairs of a query's documents to compare.
 
-Belongs here: exactly regular unions of Hamiltonian cycles, random pairs, all pairs, behind `design`. Does not: pairs chosen from
-verdicts (`adaptive.py`, `rounds.py`), orders and judges (`judging/`), the quality of the resulting graph (`certificates.py`).
+Belongs here: exactly regular unions of Hamiltonian cycles, random pairs, all pairs, behind `design`; lists of documents that one
+call ranks. Does not: pairs chosen from verdicts (`adaptive.py`, `rounds.py`), orders and judges (`judging/`), the quality of the
+resulting graph (`certificates.py`).
 
 A design is an int64 array (E, 2) of distinct unordered pairs of local document indices, smaller index first, rows sorted.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,19 +17,22 @@ from anmi_pipeline.errors import InputError, nearest
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-DesignKind = Literal["cycles", "random", "complete", "adaptive"]
-DESIGNS: tuple[DesignKind, ...] = ("cycles", "random", "complete", "adaptive")
+DesignKind = Literal["cycles", "random", "complete", "lists", "adaptive"]
+DESIGNS: tuple[DesignKind, ...] = ("cycles", "random", "complete", "lists", "adaptive")
+LIST_SIZE, SHORTEST_LIST = 10, 3
 
 
-def design(kind: DesignKind, n: int, k: int, rng: np.random.Generator) -> Ints:
+def design(kind: DesignKind, n: int, k: int, rng: np.random.Generator, m: int = LIST_SIZE) -> Ints:
     """Choose the pairs of one query.
 
     Args:
-        kind: `cycles` (regular, connected), `random` (pairs drawn without replacement), `complete` (all pairs) or `adaptive`
-            (its first round alone, one random cycle: the later ones look at verdicts, see `rounds.py`).
+        kind: `cycles` (regular, connected), `random` (pairs drawn without replacement), `complete` (all pairs), `lists` (the
+            pairs within lists, see `lists`) or `adaptive` (its first round alone, one random cycle: the later ones look at
+            verdicts, see `rounds.py`).
         n: documents.
-        k: comparisons per document (`random`: on average; `complete` and `adaptive`: ignored).
+        k: comparisons per document (`random`: on average; `lists`: see there; `complete` and `adaptive`: ignored).
         rng: source of every random choice.
+        m: documents in a list, design `lists`.
 
     Returns:
         (E, 2) distinct pairs, smaller index first, sorted.
@@ -41,6 +46,8 @@ def design(kind: DesignKind, n: int, k: int, rng: np.random.Generator) -> Ints:
         return random_pairs(n, k, rng)
     if kind == "cycles":
         return cycles(n, k, rng)
+    if kind == "lists":
+        return pairs_within(lists(n, k, m, rng))
     if kind == "adaptive":
         return cycles(n, 2, rng)
     raise InputError(f'comparison design "{kind}" does not exist.{nearest(kind, DESIGNS)}')
@@ -161,3 +168,84 @@ def walecki_cycles(n: int, full: int, half: int, rng: np.random.Generator) -> In
         second.append(spare[1:n:2])
     names = rng.permutation(n).astype(np.int64)
     return canonical(names[np.concatenate(first)], names[np.concatenate(second)])
+
+
+def lists(n: int, k: int, m: int, rng: np.random.Generator) -> list[Ints]:
+    """Draw lists of documents, each of which one call ranks.
+
+    The documents are cut at random into lists of m, or into as many lists of even size where m does not divide n, so that none
+    is longer than m or of one document; that ceil(k / (m - 1)) times. Several lists are drawn twice at least: lists of one
+    partition alone say nothing about each other. Later partitions keep documents apart that have met, where that is possible,
+    and the first two together connect all documents.
+
+    Args:
+        n: documents.
+        k: others that a document meets in lists of full length, those met again counted again.
+        m: documents in a list, at least 3.
+        rng: source of every random choice.
+
+    Returns:
+        Lists of document indices, each sorted; partition by partition.
+
+    Raises:
+        InputError: a negative n, a k below 1 or an m below 3.
+    """
+    check(n, k)
+    if m < SHORTEST_LIST:
+        raise InputError(f"lists of {m} documents were asked for; a list has {SHORTEST_LIST} or more.")
+    count, partitions = -(-n // m), -(-k // (m - 1))
+    if count <= 1:
+        return [np.arange(n) for _ in range(partitions)] if n > 1 else []
+    sizes = np.full(count, n // count)
+    sizes[: n % count] += 1
+    met = np.zeros((n, n))
+    drawn: list[Ints] = []
+    for _ in range(max(2, partitions)):
+        own = dealt(met, sizes, rng)
+        if len(drawn) == 1:
+            own = joined(drawn[0], own, rng)
+        met += own[:, None] == own
+        drawn.append(own)
+    return [np.flatnonzero(own == number) for own in drawn for number in range(count)]
+
+
+def dealt(met: npt.NDArray[np.float64], sizes: Ints, rng: np.random.Generator) -> Ints:
+    """(n,) list of each document: one by one in random order, each where it meets the fewest documents again."""
+    own = np.full(len(met), -1, dtype=np.int64)
+    room = rng.permutation(sizes)
+    for document in rng.permutation(len(met)):
+        placed = np.flatnonzero(own >= 0)
+        again = np.bincount(own[placed], weights=met[document, placed], minlength=len(room))
+        own[document] = np.argmin(np.where(room > 0, again + rng.random(len(room)), np.inf))
+        room[own[document]] -= 1
+    return own
+
+
+def joined(first: Ints, second: Ints, rng: np.random.Generator) -> Ints:
+    """Exchange documents of the second partition until both together connect all documents.
+
+    Two documents of different components change places. The number of components never rises by that, and it falls unless both
+    documents were all that held their component together. Lists have two documents or more, so every component has a document
+    that is not: the number falls with a probability above 0 at every step.
+    """
+    second = second.copy()
+    lists_in_first = first[:, None] == np.arange(first.max() + 1)
+    while True:
+        shares = lists_in_first.T @ (second[:, None] == np.arange(second.max() + 1))
+        reached = shares.T @ shares
+        while (wider := reached @ reached).sum() > reached.sum():
+            reached = wider
+        component = np.argmax(reached, axis=0)[second]
+        here = int(rng.integers(len(second)))
+        others = np.flatnonzero(component != component[here])
+        if not len(others):
+            return second
+        there = int(rng.choice(others))
+        second[here], second[there] = second[there], second[here]
+
+
+def pairs_within(drawn: Sequence[Ints]) -> Ints:
+    """Distinct pairs of documents that share a list, as a design."""
+    pairs = [np.column_stack(np.triu_indices(len(documents), 1)) for documents in drawn]
+    ends = [documents[own] for documents, own in zip(drawn, pairs, strict=True)]
+    return np.unique(np.concatenate([np.zeros((0, 2), dtype=np.int64), *ends]), axis=0)

@@ -15,11 +15,11 @@ from anmi_pipeline.errors import InputError
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.rating.comparisons import DOCUMENT, PAIR, check_comparisons, flatten, with_graph
 from anmi_pipeline.rating.config import ELO_SCALES, RatingConfig
-from anmi_pipeline.rating.elo import Prior, elo_frame, with_features
+from anmi_pipeline.rating.elo import FitReport, Prior, elo_frame, mean, quantiles, rate, with_features
 from anmi_pipeline.rating.fit import FitStatus, RatingFit, fit_batch
 from anmi_pipeline.rating.graphs import Floats, GraphBatch
 from anmi_pipeline.rating.informed import informed_fit
-from anmi_pipeline.rating.prior import ScorePrior
+from anmi_pipeline.rating.prior import ScorePrior, fit_prior
 from anmi_pipeline.tables import COMPARISONS, ELO
 
 AGREEMENT = 1e-7
@@ -104,6 +104,67 @@ def update(
     fitted = elo_frame(own, batch, fit, used, ELO_SCALES[config.model])
     remaining = merged.join(known.select("query_id").unique(), on="query_id", how="semi")
     return Update(ELO.frame(pl.concat([kept, fitted])), remaining, names, int(fit.iterations.sum()), seconds)
+
+
+def rate_and_update(
+    comparisons: pl.DataFrame,
+    fresh: pl.DataFrame,
+    documents: pl.DataFrame,
+    config: RatingConfig,
+    progress: Progress = silent,
+    *,
+    features: pl.DataFrame | None = None,
+    prior: ScorePrior | None = None,
+) -> tuple[pl.DataFrame, FitReport, Update]:
+    """Fit verdicts, then bring the table up to date with comparisons of another kind: clicks.
+
+    The prior is that of the verdicts (`prior.fit_prior`, which without any is the starting prior): what clicks say about a query
+    moves that query and no other.
+
+    Args:
+        comparisons: `tables.COMPARISONS` of the verdicts.
+        fresh: as in `update`.
+        documents: as in `rate`.
+        config: as in `rate`.
+        progress: told how many queries are done.
+        features: as in `rate`.
+        prior: as in `rate`.
+
+    Returns:
+        `tables.ELO`, a report of the final table (its likelihood is that of the verdicts alone), and the update.
+
+    Raises:
+        InputError: as `rate` and `update`.
+    """
+    check_comparisons(fresh)
+    informed = features if config.prior == "scores" else None
+    used = prior
+    if informed is not None and used is None:
+        rows = with_features(documents.select(DOCUMENT).unique().sort(DOCUMENT), informed)
+        used = fit_prior(comparisons.sort(PAIR), rows, model=config.model)
+    elo, fitted = rate(comparisons, documents, config, progress, features=informed, prior=used)
+    if prior is None and used is not None:
+        fitted = replace(fitted, prior=fitted.prior | {"estimated_from": "the verdicts"})
+    done = update(elo, comparisons, fresh, documents, config, features=informed, prior=used, progress=progress)
+    return done.elo, updated_report(fitted, done, config), done
+
+
+def updated_report(fitted: FitReport, done: Update, config: RatingConfig) -> FitReport:
+    """The report of a table after an update."""
+    errors = done.elo["std_error"]
+    seconds = fitted.seconds + done.seconds
+    edges = done.comparisons.height
+    return replace(
+        fitted,
+        edges=edges,
+        verdicts=float(done.comparisons["weight"].sum()),
+        iterations=fitted.iterations + done.iterations,
+        statuses=dict(done.elo.unique("query_id").group_by("status").len().sort("status").iter_rows()),
+        seconds=seconds,
+        edges_per_second=edges / seconds if seconds > 0 else 0.0,
+        mean_std_error=mean(errors.to_numpy()),
+        std_error_quantiles=quantiles(errors) if config.std_error != "none" else {},
+    )
 
 
 def update_batch(

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.progress import Progress, silent
+from anmi_pipeline.rating.comparisons import VERDICT
 from anmi_pipeline.rating.graphs import Bools, Floats, GraphBatch, Ints, graph_batch, summed
 from anmi_pipeline.rating.judge_fit import JudgeFit, fit_judges
 from anmi_pipeline.rating.judge_model import (
@@ -136,9 +137,9 @@ def select_model(
     """Compare the four models by the verdicts they have not seen.
 
     The pairs of each query are cut into folds (`verdict_folds`). Each model is fitted without a fold, judges and ties included,
-    and predicts its verdicts with what it does not know integrated out, so that no link gains from overconfident scores. A
-    report on at most `max_queries` queries with at most 2,000 documents each, drawn by seed, so that equal inputs give equal
-    bytes.
+    and predicts its verdicts with what it does not know integrated out, so that no link gains from overconfident scores.
+    Comparisons out of rankings are left out: one that is held out follows from those that are not. A report on at most
+    `max_queries` queries with at most 2,000 documents each, drawn by seed, so that equal inputs give equal bytes.
 
     Args:
         judgments: `tables.JUDGMENTS`.
@@ -153,7 +154,9 @@ def select_model(
         InputError: a verdict names a document outside `documents` or is no probability.
     """
     rng = np.random.default_rng(config.seed)
-    rows = judgments.filter(pl.col("status") == "ok").sort("query_id", "first_id", "second_id", "judge", "round")
+    answered = judgments.filter(pl.col("status") == "ok").sort(VERDICT)
+    rows = answered.filter(pl.col("list") == 0)
+    rankings = answered.height - rows.height
     large = documents.group_by("query_id").agg(pl.col("doc_id").n_unique()).filter(pl.col("doc_id") > MAX_DOCUMENTS)
     rows = rows.join(large, on="query_id", how="anti", maintain_order="left")
     names = rows["query_id"].unique().sort()
@@ -175,6 +178,8 @@ def select_model(
         evidence = compared(losses, votes, folds)
     else:
         reason = "no pair can be held out without leaving a document without evidence"
+    if rankings:
+        reason = "; ".join(filter(None, (reason, f"{rankings} comparisons out of rankings are left out")))
     report = SelectionReport(
         best=evidence[0].model if evidence else None,
         indistinguishable=[e.model for e in evidence if e.difference <= Z95 * e.difference_error],

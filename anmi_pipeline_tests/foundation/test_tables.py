@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from anmi_pipeline import tables
 from anmi_pipeline.digests import digest_table
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.tables import CORPUS, ELO, JUDGMENTS, QRELS, QUERIES, RUN, TableSpec
+from anmi_pipeline.tables import CORPUS, ELO, JUDGMENTS, PLAN, QRELS, QUERIES, RUN, TableSpec
 
 SPECS = [spec for spec in vars(tables).values() if isinstance(spec, TableSpec)]
 
@@ -59,6 +59,13 @@ def test_a_nullable_column_may_be_absent_and_others_may_not() -> None:
     with pytest.raises(InputError, match=r"table run lacks column\(s\) rank, score"):
         RUN.frame(pl.DataFrame(schema={"query_id": pl.String, "doc_id": pl.String}))
     assert RUN.frame([]).equals(RUN.frame({})) and RUN.frame(None).equals(RUN.frame(pl.DataFrame()))
+
+
+def test_an_absent_column_with_a_default_holds_it():
+    rows = [{"query_id": "q", "first_id": "a", "second_id": "b", "judge": "j", "round": 1, "audit": False}]
+    assert PLAN.frame(rows).row(0, named=True) == rows[0] | {"list": 0}
+    assert PLAN.frame([rows[0] | {"list": 3}])["list"].to_list() == [3]
+    assert JUDGMENTS.frame().schema["weight"] == pl.Float64
 
 
 def test_numbers_are_brought_to_the_declared_type() -> None:

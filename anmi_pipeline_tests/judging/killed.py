@@ -2,6 +2,7 @@
 
 import sys
 
+from anmi_pipeline.judging.cascade import Desk
 from anmi_pipeline.judging.collect import collect
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.evidence import pool_documents
@@ -25,7 +26,8 @@ def main(url: str, settings: str, chunk: int) -> None:
     with Ledger(url) as ledger:
         if config.adaptive:
             study = open_study("made", config, RatingConfig(), 0, evidence.pool, {})
-            collect_rounds(plan_first(study)[0], judges, evidence, ledger, study, tell)
+            desk = Desk(judges, evidence, ledger, config, study.rating, 0)
+            collect_rounds(plan_first(study)[0], desk, study, tell)
         else:
             plan, _ = plan_comparisons(pool_documents(evidence.pool, config), config, 0)
             collect(plan, judges, evidence, ledger, config, tell)

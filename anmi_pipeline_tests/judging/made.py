@@ -58,8 +58,31 @@ class Watched:
     def name(self) -> str:
         return self.judge.name
 
+    @property
+    def folds(self) -> bool:
+        return self.judge.folds
+
+    @property
+    def late(self) -> bool:
+        return self.judge.late
+
     def settings(self, judge_id: str) -> CallSettings:
         return self.judge.settings(judge_id)
+
+    def keys(self, plan: pl.DataFrame, evidence: JudgeEvidence) -> list[str]:
+        return self.judge.keys(plan, evidence)
+
+    def read(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return self.judge.read(rows)
+
+    async def open(self) -> None:
+        await self.judge.open()
+
+    def stop(self) -> None:
+        self.judge.stop()
+
+    async def close(self) -> None:
+        await self.judge.close()
 
     def context(self, calls: pl.DataFrame) -> Sequence[bytes] | None:
         return self.judge.context(calls)

@@ -47,7 +47,7 @@ def test_what_is_no_message(body):
 
 def test_cached_tokens_are_part_of_the_input():
     usage = {"input_tokens": 10, "cache_read_input_tokens": 5, "cache_creation_input_tokens": 2, "output_tokens": 3}
-    assert usage_of(usage) == Usage(17, 5, 3)
+    assert usage_of(usage) == Usage(17, 5, 3, written=2)
     assert usage_of({"input_tokens": 1, "output_tokens": None}) == Usage(1, 0, 0)
 
 

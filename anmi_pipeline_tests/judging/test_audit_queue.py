@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.answers import ANSWERS, read_answers
 from anmi_pipeline.judging.audit_queue import (
     COLUMNS,
     HUMAN,
@@ -17,12 +18,12 @@ from anmi_pipeline.judging.audit_queue import (
     bare,
     effects,
     pair_key,
-    read_queue,
     shortened,
     write_queue,
 )
-from anmi_pipeline.judging.beliefs import query_beliefs, weighted_comparisons
-from anmi_pipeline.judging.judges import VERDICTS, JudgeEvidence
+from anmi_pipeline.judging.beliefs import query_beliefs
+from anmi_pipeline.judging.judges import JudgeEvidence
+from anmi_pipeline.rating.comparisons import weighted_comparisons
 from anmi_pipeline.tables import CORPUS, JUDGMENTS, POOL, QUERIES
 
 DOCUMENTS = [f"d{number:02}" for number in range(14)]
@@ -130,15 +131,14 @@ def test_the_file_goes_out_and_comes_back(written: Path):
     for row, answer in zip(rows, ("a", "B", " tie ", "0.25", "0,75", ""), strict=True):
         row["answer"] = answer
     rewrite(written, rows)
-    done = read_queue(written, KNOWN)
-    JUDGMENTS.validate(done.judgments)
+    done = read_answers(written, KNOWN)
+    assert dict(done.answers.schema) == ANSWERS
     assert done.unanswered == 1
-    assert set(done.judgments["judge"]) == {HUMAN}
-    by_pair = {(r["query_id"], r["first_id"], r["second_id"]): r["p_first"] for r in done.judgments.iter_rows(named=True)}
+    assert set(done.answers["judge"]) == {HUMAN}
+    assert done.answers["line"].to_list()[0] == 1 + (1 + rows[0]["text_a"].count("\n") + rows[0]["text_b"].count("\n"))
+    by_pair = {(r["query_id"], r["first_id"], r["second_id"]): r["p_first"] for r in done.answers.iter_rows(named=True)}
     expected = {(r["query_id"], r["doc_a"], r["doc_b"]): p for r, p in zip(rows, (1.0, 0.0, 0.5, 0.25, 0.75), strict=False)}
     assert by_pair == expected
-    assert dict(done.verdicts().schema) == VERDICTS
-    assert done.judgments["call_key"].n_unique() == 5
 
 
 def test_edited_columns_do_no_harm(written: Path):
@@ -147,7 +147,7 @@ def test_edited_columns_do_no_harm(written: Path):
     kept = [{"Remarks": "hm", "ANSWER": "a", "Doc_B": r["doc_b"], "Doc_A": r["doc_a"], " query_id ": r["query_id"]} for r in rows]
     rewrite(written, kept, ";")
     written.write_text("\ufeff" + written.read_text() + "\n;;;;\n", encoding="utf-8")
-    assert read_queue(written, KNOWN).judgments.height == 6
+    assert read_answers(written, KNOWN).answers.height == 6
 
 
 def test_every_wrong_line_is_named_and_nothing_is_taken(written: Path):
@@ -161,7 +161,7 @@ def test_every_wrong_line_is_named_and_nothing_is_taken(written: Path):
     rows.append(dict(rows[4]))
     rewrite(written, rows)
     with pytest.raises(InputError) as caught:
-        read_queue(written, KNOWN)
+        read_answers(written, KNOWN)
     text = str(caught.value)
     assert "5 wrong line(s)" in text
     for part in ('answer is "maybe"', "restore them", '"d98" is not in the pool', 'answer is "1.5"', "already"):
@@ -171,24 +171,31 @@ def test_every_wrong_line_is_named_and_nothing_is_taken(written: Path):
 def test_a_file_that_is_no_queue_is_refused(tmp_path: Path):
     path = tmp_path / "audit.csv"
     with pytest.raises(InputError, match="cannot be read"):
-        read_queue(path, KNOWN)
+        read_answers(path, KNOWN)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="must have column"):
-        read_queue(path, KNOWN)
+        read_answers(path, KNOWN)
     path.write_bytes(b"query_id,doc_a,doc_b,answer\nq\xff,a,b,a\n")
     with pytest.raises(InputError, match="not UTF-8"):
-        read_queue(path, KNOWN)
+        read_answers(path, KNOWN)
     with pytest.raises(InputError, match="audit queue of 0 pairs"):
         audit_queue(judged(), [], 0)
 
 
-def test_a_human_is_one_more_judge_and_is_not_asked_again(written: Path):
+def as_judgments(answers: pl.DataFrame) -> pl.DataFrame:
+    rest = {"epoch": "1", "round": 0, "audit": False, "status": "ok", "call_key": "k", "provenance": "human"}
+    numbers = {"input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
+    return JUDGMENTS.frame(answers.with_columns(**{name: pl.lit(value) for name, value in (rest | numbers).items()}))
+
+
+@pytest.mark.parametrize("judge", ["human", "human/anna", "anna"])
+def test_a_human_is_one_more_judge_and_is_not_asked_again(written: Path, judge: str):
     judgments = judged(("d00", "d01"))
     rows = cells(written)
     for row in rows:
         row["answer"] = "a" if row["doc_a"] < row["doc_b"] else "b"  # the truth
     rewrite(written, rows)
-    both = JUDGMENTS.frame(pl.concat([judgments, read_queue(written, KNOWN).judgments]))
+    both = JUDGMENTS.frame(pl.concat([judgments, as_judgments(read_answers(written, KNOWN, judge=judge).answers)]))
     again = queue_of(both)
     assert again.join(queue_of(judgments, 6), on=["query_id", "doc_i", "doc_j"], how="inner").is_empty()
     gap = [next(b.theta[0] - b.theta[1] for b in beliefs(table) if b.query_id == "q1") for table in (judgments, both)]

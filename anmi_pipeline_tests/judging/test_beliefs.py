@@ -3,29 +3,11 @@ import polars as pl
 import pytest
 from scipy.stats import norm
 
-from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.beliefs import PAIR_BELIEFS, entropy, pair_beliefs, query_beliefs, weighted_comparisons
-from anmi_pipeline.rating.comparisons import fold_judgments
+from anmi_pipeline.judging.beliefs import PAIR_BELIEFS, entropy, pair_beliefs, query_beliefs
+from anmi_pipeline.rating.comparisons import weighted_comparisons
 from anmi_pipeline_tests.judging.test_agreement import judged, panel
 
 PAIR = ["query_id", "doc_i", "doc_j"]
-
-
-def test_equal_weights_fold_as_the_comparison_graph_does():
-    judgments = panel(5, 20, 3, 0)
-    graph = fold_judgments(judgments)
-    folded = weighted_comparisons(judgments, {})
-    assert folded.select(*PAIR, "weight", "n_verdicts").equals(graph.select(*PAIR, "weight", "n_verdicts"))
-    assert folded["preference"].to_numpy() == pytest.approx(graph["preference"].to_numpy())
-
-
-def test_weights_by_hand():
-    rows = [("q", "a", "b", "x", False, 1.0), ("q", "b", "a", "y/file", False, 0.8), ("q", "a", "b", "z", False, 0.5)]
-    (row,) = weighted_comparisons(judged(rows), {"x": 3.0, "y": 0.5}).to_dicts()
-    assert row["weight"] == 4.5
-    assert row["preference"] == pytest.approx((3 * 1.0 + 0.5 * 0.2 + 0.5) / 4.5)
-    with pytest.raises(InputError, match="two different documents"):
-        weighted_comparisons(judged([("q", "a", "a", "x", False, 1.0)]), {})
 
 
 def test_a_pair_between_equals_at_the_top_matters_most():

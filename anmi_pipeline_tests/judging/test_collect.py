@@ -11,9 +11,20 @@ import pytest
 
 from anmi_pipeline.errors import InputError, JudgeError
 from anmi_pipeline.judging.collect import collect, collect_async
-from anmi_pipeline.judging.config import EnsembleJudge, JudgingConfig, SimulatedJudge
+from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.evidence import pool_documents
-from anmi_pipeline.judging.judges import CALLS, VERDICTS, CallSettings, Judge, JudgeEvidence, call_keys, checked, text_digest
+from anmi_pipeline.judging.judge_configs import EnsembleJudge, SimulatedJudge
+from anmi_pipeline.judging.judges import (
+    CALLS,
+    VERDICTS,
+    CallSettings,
+    Judge,
+    JudgeEvidence,
+    LocalJudge,
+    call_keys,
+    checked,
+    text_digest,
+)
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
@@ -21,7 +32,7 @@ from anmi_pipeline.tables import JUDGMENTS, PLAN
 from anmi_pipeline_tests.judging.made import Watched, made_evidence
 
 
-class Scripted:
+class Scripted(LocalJudge):
     """An API-like judge: no context; answers what the script says of (first text, second text)."""
 
     chunk = 10

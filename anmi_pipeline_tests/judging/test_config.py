@@ -5,7 +5,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 import anmi_pipeline
-from anmi_pipeline.judging.config import EnsembleJudge, EnsembleWeights, JudgeConfig, JudgingConfig, RecordedJudge, SimulatedJudge
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.judge_configs import EnsembleJudge, EnsembleWeights, JudgeConfig, RecordedJudge, SimulatedJudge
 
 SHIPPED = Path(anmi_pipeline.__file__).parent / "conf" / "judges"
 

@@ -192,15 +192,20 @@ def test_requests_are_taken_as_workers_become_free():
     assert play(scene()) <= 8
 
 
-def test_a_slow_committer_holds_the_workers_back():
+@pytest.mark.parametrize("workers", [1, 4, 16])
+def test_a_slow_committer_holds_the_workers_back(workers: int):
+    """A kill costs fewer than twice `workers` calls: those that are paid or on their way, and not on record."""
+
     async def scene() -> int:
-        client, most = FakeClient(), 0
-        async for part in Dispatcher(client, DispatchConfig(workers=4)).parts(made_requests(200)):
-            await asyncio.sleep(60)
-            most = max(most, len(part))
+        client, committed, most = FakeClient(faults), 0, 0
+        config = DispatchConfig(workers=workers, breaker_failures=999)
+        async for part in Dispatcher(client, config).parts(made_requests(400)):
+            await asyncio.sleep(committed % 7)
+            most = max(most, len(client.billed) + client.in_flight - committed)
+            committed += len(part)
         return most
 
-    assert play(scene()) <= 3 * 4
+    assert workers <= play(scene()) < 2 * workers
 
 
 def test_parts_share_a_commit():

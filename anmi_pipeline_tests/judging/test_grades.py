@@ -5,8 +5,9 @@ import polars as pl
 import pytest
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.config import AnchorsConfig, JudgingConfig, RecordedGrades, SimulatedGrades, SimulatedJudge
+from anmi_pipeline.judging.config import AnchorsConfig, JudgingConfig, RecordedGrades, SimulatedGrades
 from anmi_pipeline.judging.grades import choose, grade_anchors
+from anmi_pipeline.judging.judge_configs import SimulatedJudge
 from anmi_pipeline.judging.recorded import judge_inputs
 from anmi_pipeline.rating.comparisons import fold_judgments
 from anmi_pipeline.rating.config import RatingConfig

@@ -4,8 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.config import EnsembleJudge, JudgingConfig, SimulatedJudge
-from anmi_pipeline.judging.plan import belongs, certify_plan, estimate, plan_comparisons
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.judge_configs import EnsembleJudge, SimulatedJudge
+from anmi_pipeline.judging.listwise import CALL, lists_of
+from anmi_pipeline.judging.plan import belongs, calls_by_judge, certify_plan, estimate, plan_comparisons
 from anmi_pipeline.tables import CERTIFICATES, PLAN
 
 PAIR = ["query_id", "low", "high"]
@@ -93,6 +95,52 @@ def test_plans_are_valid_for_any_pool(sizes: list[int], judges: int, share: floa
     assert certified["n_documents"].to_list() == sizes
     assert (plan["first_id"] != plan["second_id"]).all()
     assert unordered(plan).select(PAIR).n_unique() == certified["n_pairs"].sum()
+
+
+def test_lists_are_asked_whole_by_one_judge_in_one_order():
+    config = panel(3, design="lists", list_size=10, degree=18, audit_share=0)
+    plan, certified = plan_comparisons(documents({"a": 40, "b": 7, "c": 1}), config, 0)
+    PLAN.validate(plan)
+    assert certified["components"].to_list() == [1, 1, 1]
+    assert unordered(plan).select(PAIR).n_unique() == certified["n_pairs"].sum()
+    sizes = plan.group_by("query_id", "list").agg(pl.len(), pl.col("judge").n_unique()).sort("query_id", "list")
+    assert sizes["len"].to_list() == [45] * 8 + [21] * 2
+    assert set(sizes["judge"]) == {1}
+    assert sizes["list"].to_list() == [*range(1, 9), 1, 2]
+    calls = calls_by_judge(plan)
+    assert sum(calls.values()) == 10
+    assert max(calls.values()) - min(calls.values()) <= 2
+    assert plan.filter(pl.col("query_id") == "a").equals(plan_comparisons(documents({"a": 40}), config, 0)[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 14), max_size=4), judges=st.integers(1, 3), share=st.sampled_from([0.0, 0.3, 1.0]))
+def test_plans_of_lists_are_valid_and_ask_nothing_twice(sizes: list[int], judges: int, share: float):
+    config = panel(judges, design="lists", audit_share=share, degree=9, list_size=4)
+    plan, certified = plan_comparisons(documents({f"q{i}": size for i, size in enumerate(sizes)}), config, 0)
+    PLAN.validate(plan)
+    assert certified["n_documents"].to_list() == sizes
+    assert (certified["components"] <= 1).all()
+    assert unordered(plan).select(PAIR).n_unique() == certified["n_pairs"].sum()
+    shown = lists_of(plan)
+    assert shown.select("query_id", "judge", "documents").n_unique() == shown.height
+    assert shown["documents"].list.len().is_between(2, 4).all()
+
+
+def test_audited_lists_are_asked_of_all_judges_in_two_orders():
+    config = panel(3, design="lists", list_size=5, degree=8, audit_share=0.2, votes_per_pair=2)
+    plan, _ = plan_comparisons(documents({f"q{i}": 25 for i in range(20)}), config, 0)
+    PLAN.validate(plan)
+    shown = lists_of(plan).with_columns(together=pl.col("documents").list.sort().list.join(","))
+    audited = shown.join(plan.filter("audit"), on=CALL, how="semi")
+    ways = audited.group_by("query_id", "together").agg(pl.len(), pl.col("judge").n_unique(), pl.col("documents"))
+    assert set(ways["len"]) == {6}
+    assert set(ways["judge"]) == {3}
+    orders = audited.group_by("query_id", "together", "judge").agg("documents")["documents"].to_list()
+    assert all(one == other[::-1] for one, other in orders)
+    plain = shown.join(audited, on=CALL, how="anti").group_by("query_id", "together").agg(pl.col("judge").n_unique(), pl.len())
+    assert set(plain["judge"]) == set(plain["len"]) == {2}
+    assert abs(ways.height / (ways.height + plain.height) - 0.2) < 0.1
 
 
 def test_a_finished_plan_is_certified_as_it_was_drawn():

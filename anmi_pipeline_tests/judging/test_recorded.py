@@ -8,7 +8,8 @@ import pytest
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.collect import collect
-from anmi_pipeline.judging.config import JudgingConfig, RecordedJudge
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.judge_configs import RecordedJudge
 from anmi_pipeline.judging.judges import JudgeEvidence, call_keys
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
@@ -43,10 +44,10 @@ def test_battles_become_documents_plan_and_verdicts(tmp_path: Path, name: str, n
     assert recorded_documents(config, tmp_path).rows() == [("q", "a"), ("q", "b"), ("q", "c")]
     plan = PLAN.validate(recorded_plan(config, tmp_path))
     assert plan.rows() == [
-        ("q", "a", "b", "rec/gpt", 0, False),
-        ("q", "a", "c", "rec/gpt", 3, False),
-        ("q", "a", "c", "rec/human", 0, False),
-        ("q", "b", "c", "rec/gpt", 0, False),
+        ("q", "a", "b", "rec/gpt", 0, 0, False),
+        ("q", "a", "c", "rec/gpt", 3, 0, False),
+        ("q", "a", "c", "rec/human", 0, 0, False),
+        ("q", "b", "c", "rec/gpt", 0, 0, False),
     ]
     evidence = evidence_for(plan)
     with Ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:

@@ -2,12 +2,14 @@ import polars as pl
 import pytest
 
 from anmi_pipeline.judging.collect import collect
-from anmi_pipeline.judging.config import EnsembleJudge, JudgingConfig, SimulatedJudge
+from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.evidence import pool_documents
+from anmi_pipeline.judging.judge_configs import EnsembleJudge, SimulatedJudge
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
-from anmi_pipeline.judging.report import coverage, judge_report
+from anmi_pipeline.judging.report import judge_report
+from anmi_pipeline.rating.coverage import coverage
 from anmi_pipeline.tables import JUDGMENTS, REPORT
 from anmi_pipeline_tests.judging.made import made_evidence
 

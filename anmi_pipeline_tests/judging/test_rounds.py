@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anmi_pipeline.errors import InputError, JudgeError
+from anmi_pipeline.judging.cascade import Desk
 from anmi_pipeline.judging.collect import collect
-from anmi_pipeline.judging.config import JudgingConfig, SimulatedJudge
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.judge_configs import SimulatedJudge
 from anmi_pipeline.judging.judges import Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger, LedgerError
 from anmi_pipeline.judging.panel import build_judges
@@ -53,7 +55,8 @@ def run(evidence: JudgeEvidence, config: JudgingConfig, url: str, judges: list[J
     study = study_of(evidence, config, **rating)
     plan, _ = plan_first(study)
     with Ledger(url) as ledger:
-        return collect_rounds(plan, judges or build_judges(config, evidence, 0), evidence, ledger, study)
+        desk = Desk(judges or build_judges(config, evidence, 0), evidence, ledger, config, study.rating, 0)
+        return collect_rounds(plan, desk, study)
 
 
 def unordered(rows: pl.DataFrame) -> pl.DataFrame:
@@ -276,7 +279,8 @@ def test_progress_counts_the_calls_of_all_rounds(evidence, sqlite_url):
     plan, _ = plan_first(study)
     seen: list[tuple[int, int, str]] = []
     with Ledger(sqlite_url) as ledger:
-        collect_rounds(plan, build_judges(adaptive(), evidence, 0), evidence, ledger, study, lambda *told: seen.append(told))
+        desk = Desk(build_judges(adaptive(), evidence, 0), evidence, ledger, adaptive(), study.rating, 0)
+        collect_rounds(plan, desk, study, lambda *told: seen.append(told))
     assert seen[-1] == (216, 216, "verdicts")
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
     assert {total for _, total, _ in seen} == {216}
@@ -358,7 +362,7 @@ def test_so_far_folds_answers_and_marks_silence(evidence, config, plan, sqlite_u
     with Ledger(sqlite_url) as ledger:
         judgments, _ = collect(plan, build_judges(config, evidence, 0), evidence, ledger, config)
     part = judgments.filter(pl.col("query_id") < "q003")
-    folded = so_far(part, plan)
+    folded = so_far(part, plan, config)
     assert folded.height == unordered(plan).select(PAIR).n_unique()
     assert folded.filter(pl.col("weight") == 0)["query_id"].unique().sort().to_list() == ["q003", "q004", "q005"]
     assert np.allclose(folded.filter(pl.col("weight") == 0)["preference"], 0.5)

@@ -5,8 +5,9 @@ from pydantic import ValidationError
 from scipy.stats import norm
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.beliefs import pair_beliefs, weighted_comparisons
-from anmi_pipeline.judging.config import JudgingConfig, SimulatedJudge
+from anmi_pipeline.judging.beliefs import pair_beliefs
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.judge_configs import SimulatedJudge
 from anmi_pipeline.judging.routing import (
     ESCALATIONS,
     RoutingConfig,
@@ -18,7 +19,7 @@ from anmi_pipeline.judging.routing import (
     savings,
 )
 from anmi_pipeline.judging.stopping import gains, ndcg
-from anmi_pipeline.rating.comparisons import flatten
+from anmi_pipeline.rating.comparisons import flatten, weighted_comparisons
 from anmi_pipeline.rating.designs import cycles
 from anmi_pipeline.rating.posterior import modes
 from anmi_pipeline.tables import JUDGMENTS, PLAN

@@ -46,7 +46,7 @@ def test_garbage_is_the_fate_of_a_content_whatever_the_attempt():
 
 def test_unknown_faults_and_settings_are_refused():
     with pytest.raises(ValueError, match="unknown faults"):
-        WireSettings(faults={"404": 1})
+        WireSettings(faults={"418": 1})
     with pytest.raises(ValueError, match="unknown settings"):
         WireSettings.from_json('{"latency": 1}')
 

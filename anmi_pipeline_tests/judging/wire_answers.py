@@ -14,8 +14,11 @@ from functools import lru_cache
 from anmi_pipeline.judging.fencing import fenced_texts
 from anmi_pipeline.judging.tokens import VOCABULARY_PACKAGE
 
-TRANSIENT = ("429", "500", "529", "timeout", "disconnect", "broken")
-"""Faults of one attempt: another attempt may succeed. `broken` is a body cut in two."""
+TRANSIENT = (
+    *("429", "500", "529", "timeout", "disconnect", "broken"),
+    *("400", "401", "402", "403", "404", "408", "409", "413", "422", "502", "503"),
+)
+"""Faults of one attempt: a status, no answer, a connection that breaks, or (`broken`) a body cut in two."""
 GARBAGE = (
     "20 passages are provided.",
     "I'm sorry, but I can't help with that.",
@@ -40,7 +43,9 @@ class WireSettings:
         burst: size of the bucket, in requests.
         tokens_per_min: second bucket, over input plus the most output tokens; its size is a minute's worth.
         count_refused: refused requests take from the bucket too.
-        retry_after: write the header on 429.
+        retry_after: write the header on refusals and faults.
+        retry_after_s: what it says on injected faults.
+        quotes: messages of injected faults quote the key and the texts of the call, as real ones may.
         seed: seed of answers and faults.
         key: the only key that is accepted; None accepts all.
         models: the models that exist; None for all.
@@ -63,6 +68,8 @@ class WireSettings:
     tokens_per_min: float | None = None
     count_refused: bool = False
     retry_after: bool = True
+    retry_after_s: float = 0.05
+    quotes: bool = False
     seed: int = 0
     key: str | None = None
     models: tuple[str, ...] | None = None
@@ -192,7 +199,7 @@ def answer(asked: Asked, settings: WireSettings, truth: Truth, garbage: bool) ->
     """Answer a request."""
     if garbage or asked.kind == "talk":
         text = GARBAGE[int(uniform(settings.seed, "text", asked.digest) * len(GARBAGE))]
-        return Answered(text, None, None, billed(text), 0, False)
+        return Answered(text, None, None, min(billed(text), asked.limit), 0, False)
     value, alternatives = judged(asked, settings, truth)
     visible = json.dumps(value) if asked.form != "token" else max(alternatives, key=lambda token: alternatives[token])
     reasoning = hidden_tokens(asked, settings)

@@ -19,6 +19,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aiohttp import web
 
@@ -36,8 +37,8 @@ from anmi_pipeline_tests.judging.wire_answers import (
 )
 from anmi_pipeline_tests.judging.wire_batches import AnthropicBatches, OpenAIBatches
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 FOREVER = 3600.0
-HTTP_FAULTS = {"429": 429, "500": 500, "529": 529}
 Reply = web.StreamResponse
 
 
@@ -123,6 +124,7 @@ class WireServer:
         app.router.add_post("/v1/chat/completions", lambda request: self.call(request, "openai"))
         app.router.add_post("/v1/messages", lambda request: self.call(request, "anthropic"))
         app.router.add_get("/control/stats", self._control_stats)
+        app.router.add_get("/control/counts", self._control_counts)
         app.router.add_put("/control/settings", self._control_settings)
         app.router.add_post("/control/finish", self._control_finish)
         self.openai.add_routes(app)
@@ -172,20 +174,25 @@ class WireServer:
         if wait > 0:
             self.stats.refused += 1
             return self.error(provider, 429, "Rate limit reached.", name, {"retry-after": f"{wait:.3f}"})
-        if self.settings.latency_s:
-            await asyncio.sleep(self.settings.latency_s)
         fault = fault_of(self.settings, asked.digest, attempt)
         if fault is not None:
             self.stats.faults[fault] += 1
-        if fault in HTTP_FAULTS:
-            return self.error(provider, HTTP_FAULTS[fault], "Injected fault.", name, {"retry-after": "0.05"})
+        too_long = asked.input_tokens > self.settings.context_tokens
+        # Billed before the latency: a client that dies or gives up in the meantime has paid, as at a real provider.
+        refused = fault is not None and fault.isdecimal()
+        good = not refused and fault != "timeout" and not too_long
+        reply = self.answered(body, asked, provider, fault == "garbage") if good else {}
+        if self.settings.latency_s:
+            await asyncio.sleep(self.settings.latency_s)
+        if refused:
+            wait = {"retry-after": f"{self.settings.retry_after_s:g}"}
+            return self.error(provider, int(fault), self._said(request, asked), name, wait)
         if fault == "timeout":
             await asyncio.sleep(FOREVER)
         if fault == "disconnect":
             request.transport.abort()
-        if asked.input_tokens > self.settings.context_tokens:
+        if too_long:
             return self._too_long(provider, asked.input_tokens, name)
-        reply = self.answered(body, asked, provider, fault == "garbage")
         text = json.dumps(reply)
         headers = self.headers(provider, name)
         return web.Response(
@@ -260,6 +267,13 @@ class WireServer:
             return {"request-id": request_id, "anthropic-ratelimit-requests-limit": limit}
         return {"x-request-id": request_id, "x-ratelimit-limit-requests": limit, "openai-version": "2020-10-01"}
 
+    def _said(self, request: web.Request, asked: Asked) -> str:
+        """Message of an injected fault."""
+        if not self.settings.quotes:
+            return "Injected fault."
+        key = request.headers.get("x-api-key") or request.headers.get("authorization", "")
+        return f"Injected fault for {key}: {asked.query} {' '.join(asked.documents)}"
+
     def _limit(self, tokens: int) -> float:
         forced = self.settings.count_refused
         waits = [
@@ -280,6 +294,14 @@ class WireServer:
         stats = vars(self.stats) | {"paid_twice": self.stats.paid_twice}
         return stats | {"batches": [*self.openai.report(), *self.anthropic.report()]}
 
+    def counts(self) -> dict:
+        """The counters alone: cheap enough to be asked for a hundred times a second."""
+        known = {name: value for name, value in vars(self.stats).items() if isinstance(value, int | float)}
+        return known | {"faults": self.stats.faults, "batches": len(self.openai.batches) + len(self.anthropic.batches)}
+
+    async def _control_counts(self, _: web.Request) -> Reply:
+        return web.json_response(self.counts())
+
     async def _control_stats(self, _: web.Request) -> Reply:
         return web.json_response(self.report())
 
@@ -287,9 +309,13 @@ class WireServer:
         self.change(WireSettings.from_json(await request.text()))
         return web.json_response({})
 
-    async def _control_finish(self, _: web.Request) -> Reply:
+    def finish(self) -> None:
+        """End all batches now."""
         self.openai.finish()
         self.anthropic.finish()
+
+    async def _control_finish(self, _: web.Request) -> Reply:
+        self.finish()
         return web.json_response({})
 
 
@@ -329,6 +355,10 @@ class SpawnedServer:
     def report(self) -> dict:
         return json.loads(self._control("GET", "stats"))
 
+    def counts(self) -> dict:
+        """The counters without what they are counted by."""
+        return json.loads(self._control("GET", "counts"))
+
     def change(self, settings: WireSettings) -> None:
         self._control("PUT", "settings", json.dumps(dataclasses.asdict(settings)).encode())
 
@@ -347,7 +377,7 @@ def spawned(settings: WireSettings | None = None) -> Generator[SpawnedServer]:
     """Serve from another process, so that neither shares a processor's lock with the other."""
     given = json.dumps(dataclasses.asdict(settings or WireSettings()))
     command = [sys.executable, "-m", "anmi_pipeline_tests.judging.wire_server", "--settings", given]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         try:
             yield SpawnedServer(process.stdout.readline().strip(), process.pid)
         finally:

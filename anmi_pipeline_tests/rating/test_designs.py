@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.rating.certificates import certificate
-from anmi_pipeline.rating.designs import complete, cycles, design
+from anmi_pipeline.rating.designs import complete, cycles, design, joined, lists, pairs_within
 
 
 def degrees(n: int, edges: np.ndarray) -> np.ndarray:
@@ -83,6 +83,50 @@ def test_random_pairs_are_distinct_and_as_many_as_asked(n: int, k: int, seed: in
 
 def test_complete_has_all_pairs(rng: np.random.Generator) -> None:
     assert len(design("complete", 7, 1, rng)) == 21
+
+
+@settings(max_examples=150, deadline=None)
+@given(n=st.integers(0, 60), k=st.integers(1, 30), m=st.integers(3, 20), seed=st.integers(0, 2**32 - 1))
+def test_lists_are_partitions_that_connect_all_documents(n: int, k: int, m: int, seed: int) -> None:
+    drawn = lists(n, k, m, np.random.default_rng(seed))
+    sizes = [len(documents) for documents in drawn]
+    assert all(2 <= size <= m for size in sizes)
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    if n < 2:
+        assert not drawn
+        return
+    count = -(-n // m)
+    partitions = -(-k // (m - 1))
+    assert len(drawn) == (count * max(2, partitions) if count > 1 else partitions)
+    for start in range(0, len(drawn), count):
+        assert sorted(np.concatenate(drawn[start : start + count])) == list(range(n))
+    edges = design("lists", n, k, np.random.default_rng(seed), m)
+    assert well_formed(n, edges)
+    assert np.array_equal(edges, pairs_within(drawn))
+    assert certificate(n, edges).components == 1
+
+
+def test_lists_keep_documents_apart_that_have_met(rng: np.random.Generator) -> None:
+    """Partitions that do not look back would repeat a ninth of the pairs of each other."""
+    drawn = [lists(100, 27, 10, rng) for _ in range(20)]
+    met = sum(len(documents) * (len(documents) - 1) // 2 for own in drawn for documents in own)
+    assert sum(len(pairs_within(own)) for own in drawn) / met > 0.98
+    assert [len(own) for own in drawn] == [30] * 20
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(2, 5), count=st.integers(2, 8), seed=st.integers(0, 1000))
+def test_equal_partitions_are_joined(size: int, count: int, seed: int) -> None:
+    first = np.repeat(np.arange(count), size)
+    second = joined(first, first, np.random.default_rng(seed))
+    assert np.bincount(second).tolist() == [size] * count
+    own = [np.flatnonzero(labels == number) for labels in (first, second) for number in range(count)]
+    assert certificate(size * count, pairs_within(own)).components == 1
+
+
+def test_a_list_of_two_is_a_pair(rng: np.random.Generator) -> None:
+    with pytest.raises(InputError, match="lists of 2 documents"):
+        lists(10, 4, 2, rng)
 
 
 @pytest.mark.parametrize(

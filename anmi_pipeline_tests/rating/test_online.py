@@ -8,8 +8,8 @@ from anmi_pipeline.errors import InputError
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.designs import cycles
 from anmi_pipeline.rating.elo import rate
-from anmi_pipeline.rating.online import Update, merge_comparisons, update
-from anmi_pipeline.rating.prior import Lift, ScorePrior
+from anmi_pipeline.rating.online import Update, merge_comparisons, rate_and_update, update
+from anmi_pipeline.rating.prior import Lift, ScorePrior, fit_prior
 from anmi_pipeline.tables import COMPARISONS, ELO
 
 CONFIG = RatingConfig(prior="zero", std_error="fisher", tolerance=1e-10)
@@ -178,3 +178,43 @@ def test_a_document_without_features_is_named() -> None:
     known = {"features": documents.head(2).with_columns(fused_z=pl.lit(0.0)), "prior": ScorePrior(("fused_z",), (1.0,), 1.0)}
     with pytest.raises(InputError, match="d002 of query q00"):
         update(full(NOTHING, documents), NOTHING, pairs(("q00", "d000", "d001", 0.5, 1.0)), documents, CONFIG, **known)
+
+
+@pytest.mark.parametrize("informed", [False, True])
+def test_verdicts_then_clicks_end_where_a_fit_of_both_ends(rng: np.random.Generator, informed: bool) -> None:
+    config = CONFIG.model_copy(update={"prior": "scores" if informed else "zero"})
+    documents, verdicts = pool(6, 15), merge_comparisons(NOTHING, drawn(rng, 6, 15))
+    features = documents.with_columns(fused=pl.Series(rng.normal(size=documents.height))) if informed else None
+    clicks = drawn(rng, 2, 15)
+    elo, report, done = rate_and_update(verdicts, clicks, documents, config, features=features)
+    assert done.touched == ["q00", "q01"]
+    judged, fitted = rate(verdicts, documents, config, features=features)
+    untouched = ~pl.col("query_id").is_in(done.touched)
+    assert elo.filter(untouched).equals(judged.filter(untouched)), "clicks on other queries move nothing"
+    merged = merge_comparisons(verdicts, clicks)
+    prior = None
+    if features is not None:
+        prior = fit_prior(verdicts, features)
+        assert report.prior | {"estimated_from": "these comparisons"} == fitted.prior
+    again, at_once = rate(merged, documents, config, features=features, prior=prior)
+    assert difference(elo, again) < 1e-6
+    assert done.comparisons.equals(merged)
+    assert (report.edges, report.verdicts) == (at_once.edges, pytest.approx(at_once.verdicts))
+    assert report.statuses == at_once.statuses
+    assert report.mean_std_error == pytest.approx(at_once.mean_std_error, abs=1e-3)
+
+
+@pytest.mark.parametrize("prior", ["zero", "scores"])
+def test_clicks_alone_are_a_table(rng: np.random.Generator, prior: str) -> None:
+    config = CONFIG.model_copy(update={"prior": prior})
+    documents, clicks = pool(3, 12), drawn(rng, 2, 12)
+    features = documents.with_columns(fused=pl.Series(rng.normal(size=documents.height)))
+    elo, report, done = rate_and_update(NOTHING, clicks, documents, config, features=features)
+    ELO.validate(elo)
+    assert elo.height == 36
+    assert report.edges == clicks.height == done.comparisons.height
+    assert set(elo.filter(pl.col("query_id") == "q02")["n_comparisons"]) == {0}
+    assert set(elo.filter(pl.col("query_id") == "q00")["n_comparisons"]) == {4}
+    nothing, _, none = rate_and_update(NOTHING, clicks.clear(), documents, config, features=features)
+    assert none.touched == []
+    assert nothing.equals(rate(NOTHING, documents, config, features=features)[0])

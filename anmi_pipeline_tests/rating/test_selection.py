@@ -39,6 +39,7 @@ def judged(
             "second_id": documents[j],
             "judge": ["j"] * len(i),
             "round": np.arange(len(i)),
+            "list": np.zeros(len(i), dtype=np.int64),
             "p_first": np.where(gap > tau, 1.0, np.where(gap < -tau, 0.0, 0.5)),
             "status": ["ok"] * len(i),
         }

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from designs import RIDGE, World
 
-from anmi_pipeline.judging.beliefs import pair_beliefs, weighted_comparisons
+from anmi_pipeline.judging.beliefs import pair_beliefs
 from anmi_pipeline.judging.routing import RoutingConfig, Savings, Tier, escalate, estimated_weights, savings
-from anmi_pipeline.rating.comparisons import flatten
+from anmi_pipeline.rating.comparisons import flatten, weighted_comparisons
 from anmi_pipeline.rating.designs import design
 from anmi_pipeline.rating.posterior import modes
 from anmi_pipeline.tables import JUDGMENTS

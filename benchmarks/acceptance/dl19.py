@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from anmi_pipeline.judging.config import RecordedJudge
+from anmi_pipeline.judging.judge_configs import RecordedJudge
 from anmi_pipeline.judging.recorded import read_recorded
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.elo import fold_judgments, rate

@@ -1,0 +1,1 @@
+"""Groups of `anmi` commands, one module each."""
