@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
+WORKERS ?= 2
 ISSUE ?= 3
 NAME ?= rating
 export DAGSTER_DISABLE_TELEMETRY = 1
@@ -35,7 +36,7 @@ ui: venv ## open Dagster and MLflow on loopback with the same state
 
 test: venv lint types contracts ## everything that must hold before a change lands
 	@echo "== tests"
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85 -q
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85 -q
 	@$(BIN)/dg check defs
 
 lint: venv

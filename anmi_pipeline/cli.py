@@ -208,6 +208,28 @@ def verify(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def estimate(
+    dataset: Dataset,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="ask 20 planned pairs, more while unsure, and learn from their bills")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what judging a dataset will still cost: calls, tokens and dollars by judge and tier."""
+    from anmi_pipeline.catalog.estimating import estimate as look
+    from anmi_pipeline.console import print_json, print_rows
+
+    report = look(dataset, settings(), probe=probe)
+    if as_json:
+        print_json(report.as_json())
+        return
+    out = console()
+    print_rows(out, f"estimate of {dataset}", report.rows())
+    for line in report.lines():
+        out.print(line, markup=False)
+
+
+@app.command()
 def replan(dataset: Dataset, as_json: AsJson = False) -> None:
     """Say what estimating the frozen prior of an adaptive dataset anew would cost; asks nobody and changes nothing."""
     from anmi_pipeline.catalog.replanning import replan as compare

@@ -7,9 +7,10 @@ mlflow is imported when a run is opened: it costs a second.
 import json
 import os
 import platform
+import sqlite3
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -178,7 +179,7 @@ class Tracker:
 
     def close_dead_runs(self) -> list[str]:
         """End runs that a killed process of this machine left RUNNING; returns their ids."""
-        if self.url.startswith("sqlite:///") and not Path(self.url.removeprefix("sqlite:///")).exists():
+        if self.url.startswith("sqlite:///") and not has_running(Path(self.url.removeprefix("sqlite:///"))):
             return []
         client = self.client()
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -191,6 +192,17 @@ class Tracker:
         for run_id in dead:
             client.set_terminated(run_id, "KILLED")
         return dead
+
+
+def has_running(database: Path) -> bool:
+    """Whether MLflow's database may hold a run that is RUNNING. Asked without mlflow, whose import takes seconds."""
+    if not database.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM runs WHERE status = 'RUNNING' LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return True  # locked, or laid out in another way: mlflow knows
 
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:

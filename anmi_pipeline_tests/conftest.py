@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures that every room's tests share, and how pytest-xdist divides the tests (`parallel.py`)."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,25 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # No test fails for the time it takes: the first example may compile a loop, and machines are busy.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Under `--dist loadfile` our own division."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from anmi_pipeline_tests.parallel import ByFile
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the long ones first, in a worker."""
+    if hasattr(config, "workerinput"):
+        from anmi_pipeline_tests.parallel import turn
+
+        items.sort(key=lambda item: turn(item.path.as_posix()))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from anmi_pipeline.digests import Json
 from anmi_pipeline.judging.cascade import Desk
 from anmi_pipeline.judging.collect import CollectReport
 from anmi_pipeline.judging.config import AnchorsConfig
+from anmi_pipeline.judging.costing import Basis, costs_of
 from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.grades import ask_grades, check_grader, choose, grade_anchors
 from anmi_pipeline.judging.imports import Imported, imported_judgments
@@ -25,8 +26,9 @@ from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger_imports import imports_digest
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.money import Money
+from anmi_pipeline.judging.outlay import all_ahead
 from anmi_pipeline.judging.panel import build_grader, build_judges
-from anmi_pipeline.judging.plan import certify_plan, estimate, plan_comparisons
+from anmi_pipeline.judging.plan import calls_by_judge, certify_plan, plan_comparisons
 from anmi_pipeline.judging.recorded import judge_inputs, recorded_documents, recorded_plan
 from anmi_pipeline.judging.report import judge_report as report_on
 from anmi_pipeline.judging.rounds import Rounds, Study, collect_plan, collect_rounds, later_calls, open_study, plan_first
@@ -72,7 +74,7 @@ def comparison_plan(context: dg.AssetExecutionContext, workspace: dg.ResourcePar
     bench = Bench(context, workspace)
     splits = judged_splits(bench)
     reads = [Read("candidate_pool", splits)]
-    if bench.dataset.judging.recorded:
+    if bench.dataset.judging.recorded or bench.dataset.judging.uses_api:
         reads += [Read("corpus"), Read("queries", splits)]
     return bench.build(plan, config=judging_settings(bench), reads=reads, seeds=(bench.dataset.seed,))
 
@@ -81,6 +83,7 @@ def plan(work: Work) -> Content:
     """Draw the first round, or take over the plan of recorded verdicts."""
     dataset, data = work.bench.dataset, work.bench.workspace.settings.data
     later: dict[str, Json] = {}
+    study: Study | None = None
     if dataset.judging.recorded:
         queries, corpus = work.table("queries", tables.QUERIES), work.table("corpus", tables.CORPUS)
         pairs = recorded_plan(dataset.judging, data, queries, corpus)
@@ -92,19 +95,34 @@ def plan(work: Work) -> Content:
     else:
         documents = pool_documents(work.table("candidate_pool", tables.POOL), dataset.judging)
         pairs, certified = plan_comparisons(documents, dataset.judging, dataset.seed, work.progress)
-    cost = estimate(pairs, dataset.judging)
-    facts: dict[str, Json] = {"calls": cost.calls, "queries": pairs["query_id"].n_unique()}
-    facts |= {"usd_low": cost.usd_low, "usd_expected": cost.usd_expected, "usd_high": cost.usd_high}
-    facts |= {"estimate": cast("Json", [asdict(judge) for judge in cost.judges])}
+    calls = calls_by_judge(pairs)
+    facts: dict[str, Json] = {"calls": sum(calls.values()), "queries": pairs["query_id"].n_unique()}
+    facts |= {"calls_by_judge": cast("Json", [{"judge": name, "calls": calls[name]} for name in sorted(calls)])}
     facts |= later | certificate_facts(certified)
-    return Content((Table.whole(tables.PLAN, pairs), Table.whole(tables.CERTIFICATES, certified)), facts=facts)
+    notes = priced(work, pairs, study) if dataset.judging.uses_api else {}
+    return Content((Table.whole(tables.PLAN, pairs), Table.whole(tables.CERTIFICATES, certified)), facts=facts, notes=notes)
+
+
+def priced(work: Work, pairs: pl.DataFrame, study: Study | None) -> dict[str, Json]:
+    """What all rounds would cost if nothing were on record, by judge and tier; notes, because prices change. `anmi estimate`
+    counts the verdicts on record and learns from bills."""
+    dataset, settings = work.bench.dataset, work.bench.workspace.settings
+    evidence = JudgeEvidence(
+        queries=work.table("queries", tables.QUERIES),
+        corpus=work.table("corpus", tables.CORPUS),
+        pool=work.table("candidate_pool", tables.POOL),
+    )
+    basis = Basis(evidence, dataset.judging, dataset.seed, settings.conf)
+    ahead = all_ahead(pairs, dataset.judging, study)
+    judges = build_judges(dataset.judging, evidence, dataset.seed, settings.data, conf=settings.conf)
+    costs = [cost for judge in judges for cost in costs_of(basis, ahead, judge, None)]
+    return {"estimate": cast("Json", [cost.as_row() for cost in costs])}
 
 
 def later_facts(plan: pl.DataFrame, study: Study) -> dict[str, Json]:
-    """Low, expected and high number of calls of the rounds after the first and what they would cost, for people."""
-    usd = estimate(plan, study.judging).usd_expected / max(plan.height, 1)
+    """Low, expected and high number of calls of the rounds after the first, for people."""
     calls = dict(zip(("low", "expected", "high"), later_calls(plan, study), strict=True))
-    rows = [{"estimate": name, "calls": round(count), "usd": count * usd} for name, count in calls.items()]
+    rows = [{"estimate": name, "calls": round(count)} for name, count in calls.items()]
     return {"rounds": study.judging.rounds, "later_rounds": cast("Json", rows)}
 
 

@@ -49,7 +49,7 @@ class Ensemble(LocalJudge):
 
     def settings(self, judge_id: str) -> CallSettings:
         """The weights and the scale; the scores of a pair are its context."""
-        sampling = self._settings.model_dump(mode="json", exclude={"name", "kind"})
+        sampling = self._settings.model_dump(mode="json", exclude={"name", "kind", "weight"})
         return CallSettings(judge=judge_id, endpoint="local", model=f"ensemble-{VERSION}", sampling=sampling)
 
     def context(self, calls: pl.DataFrame) -> Sequence[bytes]:

@@ -1,6 +1,6 @@
-"""The comparison plan: which ordered pairs are asked, of whom, and what that would cost.
+"""The comparison plan: which ordered pairs are asked, of whom.
 
-Belongs here: pairs of designs that are drawn at once; orders, judge rotation and the audit slice of any pairs; the estimate. Does
+Belongs here: pairs of designs that are drawn at once; orders, judge rotation and the audit slice of any pairs; counting calls. Does
 not: the designs (`rating/designs.py`), rounds that look at verdicts (`rounds.py`), the plan of recorded verdicts (`recorded.py`).
 """
 
@@ -40,44 +40,6 @@ class Draw:
     judge: np.ndarray
     audit: np.ndarray
     list: np.ndarray
-
-
-@dataclass(frozen=True)
-class JudgeEstimate:
-    """What one judge would be asked and paid, USD."""
-
-    judge: str
-    calls: int
-    usd_low: float
-    usd_expected: float
-    usd_high: float
-
-
-@dataclass(frozen=True)
-class CostEstimate:
-    """What a plan would cost if no verdict were in the ledger, per judge and together."""
-
-    judges: tuple[JudgeEstimate, ...]
-
-    @property
-    def calls(self) -> int:
-        """Calls of all judges."""
-        return sum(judge.calls for judge in self.judges)
-
-    @property
-    def usd_low(self) -> float:
-        """Low estimate, USD."""
-        return sum(judge.usd_low for judge in self.judges)
-
-    @property
-    def usd_expected(self) -> float:
-        """Expected price, USD."""
-        return sum(judge.usd_expected for judge in self.judges)
-
-    @property
-    def usd_high(self) -> float:
-        """High estimate, USD."""
-        return sum(judge.usd_high for judge in self.judges)
 
 
 def plan_comparisons(
@@ -278,19 +240,6 @@ def certify_plan(plan: pl.DataFrame, documents: pl.DataFrame | None = None) -> p
 def pair_budget(n: int, degree: int) -> int:
     """Pairs that one query of n documents gets in all rounds: floor(n * degree / 2), at most all."""
     return min(n * degree // 2, n * (n - 1) // 2)
-
-
-def estimate(plan: pl.DataFrame, config: JudgingConfig) -> CostEstimate:
-    """Say what a plan would cost before a cent is spent. All judges of today run locally, so every price is 0.
-
-    Args:
-        plan: PLAN frame.
-        config: the judging configuration; judges that the plan does not use are listed with 0 calls.
-    """
-    calls = calls_by_judge(plan)
-    unused = [judge.name for judge in config.judges if not any(belongs(name, judge.name) for name in calls)]
-    found = {**calls, **dict.fromkeys(unused, 0)}
-    return CostEstimate(tuple(JudgeEstimate(name, found[name], 0.0, 0.0, 0.0) for name in sorted(found)))
 
 
 def calls_by_judge(plan: pl.DataFrame) -> dict[str, int]:

@@ -12,7 +12,6 @@ from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.collect import on_record
 from anmi_pipeline.judging.judges import Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
-from anmi_pipeline.judging.plan import estimate
 from anmi_pipeline.judging.rounds import Frozen, Study, estimate_prior, plan_next
 from anmi_pipeline.tables import JUDGMENTS
 
@@ -25,13 +24,11 @@ class ReplanReport:
         frozen: the prior that chooses pairs now.
         estimated: the one that a re-plan would freeze.
         calls_by_round: round -> calls that are not in the ledger.
-        cost_usd: their expected price, USD.
     """
 
     frozen: Frozen
     estimated: Frozen
     calls_by_round: dict[int, int]
-    cost_usd: float
 
     @property
     def calls(self) -> int:
@@ -43,7 +40,7 @@ class ReplanReport:
         one, other = self.frozen.values(), self.estimated.values()
         lines = [(name, f"{one.get(name, 0):.4g}", f"{other.get(name, 0):.4g}") for name in {**one, **other}]
         lines += [(f"new calls of round {number}", "", f"{calls:,}") for number, calls in self.calls_by_round.items()]
-        lines.append(("new calls", "", f"{self.calls:,}, {self.cost_usd:.2f} USD"))
+        lines.append(("new calls", "", f"{self.calls:,}"))
         return [{"what": what, "frozen": now, "estimated anew": anew} for what, now, anew in lines]
 
 
@@ -78,14 +75,10 @@ def replan_report(
         )
     estimated = estimate_prior(known, plan, study)
     calls: dict[int, int] = {}
-    asked, unknown = plan, plan.clear()
+    asked = plan
     for number in range(2, study.judging.rounds + 1):
         later = plan_next(known, asked, study, estimated.prior, number)
         found, missing = on_record(later, judges, evidence, ledger, study.judging)
-        known, unknown, asked = (
-            JUDGMENTS.frame(pl.concat([known, found])),
-            pl.concat([unknown, missing]),
-            pl.concat([asked, later]),
-        )
+        known, asked = JUDGMENTS.frame(pl.concat([known, found])), pl.concat([asked, later])
         calls[number] = missing.height
-    return ReplanReport(Frozen.from_text(text), estimated, calls, estimate(unknown, study.judging).usd_expected)
+    return ReplanReport(Frozen.from_text(text), estimated, calls)

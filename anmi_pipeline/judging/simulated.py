@@ -48,7 +48,7 @@ class Simulated(LocalJudge):
 
     def settings(self, judge_id: str) -> CallSettings:
         """Error rate, slope and the seed of the draws."""
-        sampling = {**self._settings.model_dump(mode="json", exclude={"name", "kind"}), "seed": self._seed}
+        sampling = {**self._settings.model_dump(mode="json", exclude={"name", "kind", "weight"}), "seed": self._seed}
         return CallSettings(judge=judge_id, endpoint="local", model=f"simulated-{VERSION}", sampling=sampling)
 
     def context(self, calls: pl.DataFrame) -> Sequence[bytes]:

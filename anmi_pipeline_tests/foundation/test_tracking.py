@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from anmi_pipeline.settings import Settings
-from anmi_pipeline.tracking import BATCH, HOST, LONGEST_PARAMETER, PID, PROCESS_START, Tracker, flatten, is_alive, process_start
+from anmi_pipeline.tracking import (
+    BATCH,
+    HOST,
+    LONGEST_PARAMETER,
+    PID,
+    PROCESS_START,
+    Tracker,
+    flatten,
+    has_running,
+    is_alive,
+    process_start,
+)
 from anmi_pipeline_tests.conftest import REPOSITORY
 
 
@@ -107,6 +119,14 @@ with Tracker(Settings.from_environment({"ANMI_HOME": sys.argv[1]})).run("trainin
 """
 
 
+LOOK = """
+import sys
+from anmi_pipeline.settings import Settings
+from anmi_pipeline.tracking import Tracker
+print(Tracker(Settings.from_environment({"ANMI_HOME": sys.argv[1]})).close_dead_runs(), "mlflow" in sys.modules)
+"""
+
+
 def test_a_dead_run_is_ended_and_a_living_one_is_not(tracker: Tracker) -> None:
     tracker.client()
     command = [sys.executable, "-c", OPEN, str(tracker.settings.home)]
@@ -125,6 +145,25 @@ def test_a_dead_run_is_ended_and_a_living_one_is_not(tracker: Tracker) -> None:
         assert tracker.client().get_run(run_id).info.status == "KILLED"
         assert tracker.client().get_run(mine.run_id).info.status == "RUNNING"
     assert tracker.client().get_run(mine.run_id).info.status == "FINISHED"
+
+
+def test_where_nothing_runs_mlflow_is_not_imported(tracker: Tracker) -> None:
+    with tracker.run("training", "over", {}, {}):
+        pass
+    command = [sys.executable, "-c", LOOK, str(tracker.settings.home)]
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split() == ["[]", "False"]
+
+
+def test_a_database_that_cannot_be_read_is_left_to_mlflow(tmp_path: Path) -> None:
+    path = tmp_path / "a database?#%20.db"
+    assert not has_running(path)
+    path.write_bytes(b"no database")
+    assert has_running(path)
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE other (status TEXT)")
+    connection.close()
+    assert has_running(path)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Refreshes through all rounds of an adaptive plan and a cascade: judges are asked about what is new or expired, and nothing else."""
+"""Refreshes through all rounds of an adaptive plan and a cascade: judges are asked about what is new or expired, no more."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -151,3 +152,15 @@ def test_a_huge_query_is_left_out():
     rows, documents = judged(12, 3, 6, 2, 1.0, "probit")
     huge = pl.DataFrame({"query_id": ["q0001"] * 2001, "doc_id": [f"x{k}" for k in range(2001)]})
     assert select_model(rows, pl.concat((documents, huge)), SelectionConfig(folds=2))[1].queries_available == 2
+
+
+def test_comparisons_out_of_rankings_are_left_out_and_said():
+    rows, known = judged(5, 6, 12, 2, 1.0, "probit")
+    ranked = rows.with_columns(list=pl.lit(1, dtype=pl.Int64), p_first=1 - pl.col("p_first"))
+    _, plain = select_model(rows, known, SelectionConfig(folds=2))
+    _, both = select_model(pl.concat([rows, ranked]), known, SelectionConfig(folds=2))
+    assert replace(both, reason="") == replace(plain, reason="")
+    assert both.reason.endswith(f"; {ranked.height} comparisons out of rankings are left out")
+    _, none = select_model(ranked, known, SelectionConfig(folds=2))
+    assert none.models == []
+    assert "out of rankings" in none.reason

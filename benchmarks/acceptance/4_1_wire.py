@@ -8,184 +8,22 @@ is the result of `benchmarks/real_server.py`. About a minute of one core.
 """
 
 import argparse
-import asyncio
-import json
 import math
 import os
 import sys
-import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import metadata
 
-import polars as pl
-from harness import REPOSITORY, Figures, arguments, at_least, at_most, exactly
+from harness import Figures, arguments, at_least, at_most, exactly
 from sdks import PACKAGES, loaded, patched, unpublished
+from wire_cases import KEYS, PROVIDERS, VARIABLE, Case, Listening, Seen, run
 
-sys.path.insert(0, str(REPOSITORY))
-
-from aiohttp import web
-
-from anmi_pipeline.errors import AnmiError
 from anmi_pipeline.judging.batches import BatchPending
-from anmi_pipeline.judging.collect import collect_async
-from anmi_pipeline.judging.config import JudgingConfig
-from anmi_pipeline.judging.evidence import pool_documents
-from anmi_pipeline.judging.judges import OK, JudgeEvidence
-from anmi_pipeline.judging.ledger_tables import Books
-from anmi_pipeline.judging.money import Money
-from anmi_pipeline.judging.panel import build_grader, build_judges
-from anmi_pipeline.judging.plan import plan_comparisons
-from anmi_pipeline.tables import PLAN
-from anmi_pipeline_tests.judging.made import made_evidence
+from anmi_pipeline.judging.judges import OK
 from anmi_pipeline_tests.judging.wire_answers import WireSettings, hashed_truth
-from anmi_pipeline_tests.judging.wire_server import WireServer
 
-PROVIDERS = ("openai", "anthropic")
-KEYS = {"OPENAI_API_KEY": "sk-proj-acceptance-of-the-wire", "ANTHROPIC_API_KEY": "sk-ant-acceptance-of-the-wire"}
-VARIABLE = dict(zip(PROVIDERS, KEYS, strict=True))
-MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5"}
 AGENT = {"openai": "AsyncOpenAI/Python", "anthropic": "AsyncAnthropic/Python"}
-UNBROKEN = 1_000_000
-QUICK = {"linger_seconds": 0.005, "backoff_seconds": 0.005, "breaker_failures": UNBROKEN}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A judge and the server that it meets.
-
-    Attributes:
-        provider: openai or anthropic.
-        judge: settings that are not the usual ones.
-        wire: settings of the server.
-        judging: settings of the dataset.
-        grades: ask for grades instead of comparisons.
-    """
-
-    provider: str
-    judge: Mapping[str, object] = field(default_factory=dict[str, object])
-    wire: WireSettings = field(default_factory=WireSettings)
-    judging: Mapping[str, object] = field(default_factory=dict[str, object])
-    grades: bool = False
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What became of a case.
-
-    Attributes:
-        rows: verdicts; empty after an error.
-        error: what ended it, None for nothing.
-        filed: rows of the ledger.
-        received: calls that the server saw.
-        paid_twice: answers billed beyond the first of each content.
-        bodies: what was sent.
-        headers: with which headers.
-        gaps: seconds between two attempts of one call.
-        evidence: the texts.
-    """
-
-    rows: pl.DataFrame
-    error: AnmiError | None
-    filed: int
-    received: int
-    paid_twice: int
-    bodies: Sequence[Mapping[str, object]]
-    headers: Sequence[Mapping[str, str]]
-    gaps: Sequence[float]
-    evidence: JudgeEvidence
-
-    @property
-    def statuses(self) -> dict[str, int]:
-        """Status -> verdicts."""
-        return dict(self.rows.group_by("status").len().sort("status").iter_rows())
-
-
-class Listening(WireServer):
-    """The server, remembering what it was sent and when."""
-
-    def __init__(self, settings: WireSettings) -> None:
-        """Remember nothing yet."""
-        super().__init__(settings)
-        self.bodies: list[Mapping[str, object]] = []
-        self.headers_seen: list[Mapping[str, str]] = []
-        self.times: dict[str, list[float]] = defaultdict(list)
-
-    async def read(self, request: web.Request, provider: str) -> tuple[dict, web.StreamResponse | None]:
-        """Read a call, and remember it."""
-        body, refused = await super().read(request, provider)
-        self.bodies.append(body)
-        self.headers_seen.append({name.lower(): value for name, value in request.headers.items()})
-        self.times[json.dumps(body, sort_keys=True)].append(time.monotonic())
-        return body, refused
-
-    @property
-    def gaps(self) -> list[float]:
-        """Seconds between two attempts of one call."""
-        return [later - sooner for times in self.times.values() for sooner, later in zip(times, times[1:], strict=False)]
-
-
-def judging_of(case: Case, server: WireServer) -> JudgingConfig:
-    """The configuration of a case."""
-    url = server.openai_url if case.provider == "openai" else server.url
-    dispatch = QUICK | dict(case.judge.get("dispatch", {}))  # type: ignore[call-overload]
-    judge = {"kind": case.provider, "name": case.provider, "model": MODELS[case.provider], "base_url": url} | dict(case.judge)
-    anchors = {"anchors": {"source": {"kind": "judge", "name": case.provider}}} if case.grades else {}
-    given = {"judges": [judge | {"dispatch": dispatch}], "pool_size": 6, "design": "cycles", "degree": 4, "audit_share": 0.1}
-    return JudgingConfig.model_validate(given | anchors | dict(case.judging))
-
-
-async def play(case: Case, turns: int = 1, url: str = "", server: Listening | None = None) -> Seen:
-    """Ask a judge about three queries of six documents.
-
-    Args:
-        case: the judge and the server.
-        turns: how often, as a person who starts it again; batches end between two of them.
-        url: ledger to go on with; default a new one.
-        server: server to go on with; default a new one.
-    """
-    evidence = made_evidence(3, 6)
-    with tempfile.TemporaryDirectory() as folder, Books(url or f"sqlite:///{folder}/ledger.db") as books:
-        async with server or Listening(case.wire) as wire:
-            config = judging_of(case, wire)
-            rows, error = pl.DataFrame(), None
-            for _ in range(turns):
-                try:
-                    rows, error = await ask(config, case, evidence, books), None
-                except AnmiError as raised:
-                    error = raised
-                wire.finish()
-            stats = wire.stats
-            return Seen(
-                rows, error, books.count(), stats.received, stats.paid_twice, wire.bodies, wire.headers_seen, wire.gaps, evidence
-            )
-
-
-async def ask(config: JudgingConfig, case: Case, evidence: JudgeEvidence, books: Books) -> pl.DataFrame:
-    """Collect the verdicts or the grades of a case."""
-    money = Money(books, "wire")
-    documents = pool_documents(evidence.pool, config)
-    if case.grades:
-        grader = build_grader(config, evidence, money=money, conf=None)
-        judges = [grader] if grader is not None else []
-        asked = documents.select("query_id", first_id="doc_id", second_id="doc_id", judge=pl.lit(case.provider))
-        plan = PLAN.frame(asked.with_columns(round=pl.lit(1), audit=pl.lit(False)))
-    else:
-        judges = build_judges(config, evidence, 0, money=money)
-        plan, _ = plan_comparisons(documents, config, 0)
-    try:
-        rows, _ = await collect_async(plan, judges, evidence, books, config)
-    finally:
-        for judge in judges:
-            await judge.close()
-    return rows
-
-
-def run(case: Case, turns: int = 1) -> Seen:
-    """`play` to its end."""
-    return asyncio.run(play(case, turns))
 
 
 # What is asked and answered
@@ -308,11 +146,13 @@ def stops(figures: Figures, provider: str, fault: str, text: str) -> None:
 
 def fails(figures: Figures, provider: str, fault: str, status: str, attempts: int) -> None:
     """A fault in every attempt: a row with its status for each call, never a vote."""
-    seen = run(Case(provider, PATIENCE.get(fault, {}) | {"dispatch": {"attempts": 2}}, WireSettings(faults={fault: 1.0}, retry_after_s=0.01)))
-    rows = seen.rows.height and seen.statuses == {status: seen.rows.height} and seen.rows["p_first"].null_count() == seen.rows.height
-    figures.claim(f'{provider}, {fault} for ever: recorded as "{status}", no vote', bool(rows), detail=said(seen))
-    calls = seen.rows["call_key"].n_unique() if seen.rows.height else 0
-    figures.check(f"{provider}, {fault} for ever: attempts per call", seen.received / max(calls, 1), exactly(attempts))
+    judge = PATIENCE.get(fault, {}) | {"dispatch": {"attempts": 2}}
+    seen = run(Case(provider, judge, WireSettings(faults={fault: 1.0}, retry_after_s=0.01)))
+    count = seen.rows.height
+    recorded = count > 0 and seen.statuses == {status: count} and seen.rows["p_first"].null_count() == count
+    figures.claim(f'{provider}, {fault} for ever: recorded as "{status}", no vote', recorded, detail=said(seen))
+    calls = seen.rows["call_key"].n_unique() if count else 1
+    figures.check(f"{provider}, {fault} for ever: attempts per call", seen.received / calls, exactly(attempts))
 
 
 def passes(figures: Figures, provider: str, fault: str) -> None:
@@ -320,13 +160,11 @@ def passes(figures: Figures, provider: str, fault: str) -> None:
     wire = WireSettings(faults={fault: 0.5}, retry_after_s=0.01)
     seen = run(Case(provider, PATIENCE.get(fault, {}) | {"dispatch": {"attempts": 30}}, wire))
     answered = seen.rows.height and seen.statuses == {OK: seen.rows.height} and seen.filed == seen.rows["call_key"].n_unique()
-    figures.claim(
-        f"{provider}, {fault} in half of the attempts: every call answered and on record once", bool(answered),
-        detail=f"{seen.received} attempts for {seen.filed} calls",
-    )  # fmt: skip
+    name, detail = f"{provider}, {fault} in half of the attempts", f"{seen.received} attempts for {seen.filed} calls"
+    figures.claim(f"{name}: every call answered and on record once", bool(answered), detail=detail)
     # An answer that was cut off was billed by the server and is not known here.
     if fault not in ("timeout", "disconnect", "broken"):
-        figures.check(f"{provider}, {fault} in half of the attempts: paid twice", seen.paid_twice, exactly(0))
+        figures.check(f"{name}: paid twice", seen.paid_twice, exactly(0))
 
 
 def waits(figures: Figures, providers: Sequence[str] = PROVIDERS) -> None:
@@ -353,7 +191,9 @@ def batches(figures: Figures, providers: Sequence[str] = PROVIDERS) -> None:
         figures.claim(f"{provider}, batches: the step ends while they run", pending, detail=str(first.error))
         cases = {
             "all well": (waiting, {OK}),
-            "a fifth fails, a fifth expires": (replace(waiting, faults={"500": 0.2}, batch_expired=0.2), {OK, "http_500", "batch_expired"}),
+            "a fifth fails, a fifth expires": (
+                replace(waiting, faults={"500": 0.2}, batch_expired=0.2), {OK, "http_500", "batch_expired"},
+            ),
             "a fifth is garbage": (replace(waiting, faults={"garbage": 0.2}), {OK, "unparsed"}),
             "two replies are lost": (replace(waiting, lost_replies=2), {OK}),
         }  # fmt: skip
@@ -362,12 +202,14 @@ def batches(figures: Figures, providers: Sequence[str] = PROVIDERS) -> None:
             kept = seen.error is None and set(seen.statuses) <= statuses and seen.received == 0
             figures.claim(f"{provider}, batches, {name}: every call on record", kept, detail=said(seen))
             figures.check(f"{provider}, batches, {name}: paid twice", seen.paid_twice, exactly(0))
-        sync, batch = run(Case(provider)), run(Case(provider, settled, waiting), turns=2)
+        server = Listening(waiting)  # one address: it is part of every call's name
+        sync, batch = run(Case(provider), server=server), run(Case(provider, settled), turns=2, server=server)
         columns = ["call_key", "status", "p_first"]
         same = sync.rows.select(columns).equals(batch.rows.select(columns))
         figures.claim(f"{provider}, batches: the same verdicts under the same keys as single calls", same)
         refused = run(Case(provider, settled, WireSettings(key="another")))
-        figures.claim(f"{provider}, batches: a refused key is named", VARIABLE[provider] in str(refused.error), detail=str(refused.error))
+        named, text = VARIABLE[provider] in str(refused.error), str(refused.error)
+        figures.claim(f"{provider}, batches: a refused key is named", named, detail=text)
 
 
 def unpatched(figures: Figures) -> None:
@@ -384,6 +226,7 @@ def unpatched(figures: Figures) -> None:
 
 def main() -> int:
     """All of it."""
+
     def more(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--provider", choices=PROVIDERS, action="append", help="only this one")
 

@@ -1,14 +1,16 @@
 """Issue 4: 10,000 pairs of nfcorpus through a judge behind an API that is slow, limited and faulty.
 
 A loopback server in a process of its own answers after 50 ms, refuses 2 % of the calls with 429 and 1 % with 500, holds 1 % for
-ever and answers 1 % with garbage; its token bucket of 200 requests per second is enforced, and refused calls take from it too. The
-judge asks through the unmodified SDK with 64 workers at 12,000 requests per minute; it gives a call up after 2 s (SDK) or 2.5 s
-(whole attempt), so that held calls cost little time. Pairs are neighbours in the BM25 lists of the queries. What the bucket allows
-is counted from the first call to the last answer, by the server's clock: every call that passed it, faulty ones included, against
-200 per second; and pairs with a verdict or a failure against 200 per second less the 4 % of attempts that must be made again.
+ever and answers 1 % with garbage; its token bucket of 200 requests per second is enforced, and refused calls take from it too.
+The judge asks through the unmodified SDK with 64 workers at 12,000 requests per minute; it gives a call up after 2 s (SDK) or
+2.5 s (whole attempt), so that held calls cost little time. Pairs are neighbours in the BM25 lists of the queries. What the bucket
+allows is counted from the first call to the last answer, by the server's clock: every call that passed it, faulty ones included,
+against 200 per second; and pairs with a verdict or a failure against 200 per second less the 4 % of attempts that must be made
+again.
 
-The peer asks 2,000 of the same calls by the bare SDK, 64 at a time, with the SDK's own retries: at full speed, and at 200 calls per
-second by a clock. It keeps no record. About two minutes on 2 quiet cores; on a busy machine the figures are those of the machine.
+The peer asks 2,000 of the same calls by the bare SDK, 64 at a time, with the SDK's own retries: at full speed, and at 200 calls
+per second by a clock. It keeps no record. About two minutes on 2 quiet cores; on a busy machine the figures are those of the
+machine.
 """
 
 import argparse
@@ -41,7 +43,7 @@ from anmi_pipeline.judging.money import Money
 from anmi_pipeline.judging.prices import cost_units, dollars, price_of
 from anmi_pipeline.judging.requests import Usage
 from anmi_pipeline.tables import PLAN
-from anmi_pipeline_tests.judging.wire_server import SpawnedServer, WireSettings, spawned
+from anmi_pipeline_tests.judging.wire_server import WireSettings, spawned
 
 PAIRS, PEER, WORKERS, RATE, TIMEOUT = 10_000, 2_000, 64, 200.0, 2.0
 MODEL = "gpt-4o-mini"
@@ -71,7 +73,7 @@ def planned(evidence: JudgeEvidence, count: int, seed: int) -> pl.DataFrame:
     judge = ApiJudge(settings, evidence, JudgingConfig(judges=(settings,)))
     drawn = importlib.import_module("4_4_estimate").pairs_of(evidence, count + count // 10, seed)
     once = drawn.with_columns(call_key=pl.Series(judge.keys(drawn, evidence))).unique("call_key", maintain_order=True)
-    return PLAN.frame(once.head(count).select(*drawn.columns, audit=pl.lit(False)))  # noqa: FBT003 - a column
+    return PLAN.frame(once.head(count).select(*drawn.columns, audit=pl.lit(False)))
 
 
 @dataclass(frozen=True)

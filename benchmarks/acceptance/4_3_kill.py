@@ -17,97 +17,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 import numpy as np
-from asked import REPOSITORY, Job, go, outcome, rows_of
-from harness import Figures, Installation, arguments, at_least, at_most, exactly, half_read, workplace
+from asked import rows_of
+from harness import Figures, arguments, at_least, at_most, exactly, workplace
+from lives import REPLY, WORKERS, Life, Light, Place, Whole, lives
 
-from anmi_pipeline_tests.judging.databases import Postgres, postgres_folder, served_postgres
+from anmi_pipeline_tests.judging.databases import postgres_folder, served_postgres
 from anmi_pipeline_tests.judging.wire_answers import digest_of
-from anmi_pipeline_tests.judging.wire_clients import PLANTED, VARIABLE
-from anmi_pipeline_tests.judging.wire_server import SpawnedServer, WireSettings, spawned
-from anmi_pipeline_tests.small import write_lines, write_small
+from anmi_pipeline_tests.judging.wire_server import SpawnedServer, spawned
 
-WORKERS, REPLY = 8, 0.15
 MOST = 2 * WORKERS - 1
 """Calls that may be paid and not on record at a kill: see `judging/dispatch.py`."""
-MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5"}
-NAME, POLL, LIMIT = "killed", 0.02, 1200.0
 Rows = dict[str, dict[str, object]]
-
-
-@dataclass(frozen=True)
-class Life:
-    """One kind of life.
-
-    Attributes:
-        how: "sync" or "batch".
-        provider: openai or anthropic.
-        design: cycles or adaptive.
-        whole: whether it is `anmi run`.
-        when: "time", "accepted" (the reply to a batch is held) or "collected" (verdicts are being filed).
-        postgres: whether its ledger is on Postgres.
-    """
-
-    how: str
-    provider: str
-    design: str = "cycles"
-    whole: bool = False
-    when: str = "time"
-    postgres: bool = False
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        parts = [self.how, self.provider, self.design, "anmi run" if self.whole else "light", "Postgres" if self.postgres else ""]
-        return ", ".join(part for part in parts if part)
-
-    @property
-    def reference(self) -> "Life":
-        """The uninterrupted run it is compared with."""
-        return Life(self.how, self.provider, self.design, self.whole)
-
-    def wire(self) -> WireSettings:
-        """Its server."""
-        if self.how == "sync":
-            return WireSettings(latency_s=0.1, faults={"429": 0.03, "500": 0.03, "garbage": 0.03})
-        faults = {"500": 0.05, "garbage": 0.03}
-        return WireSettings(faults=faults, batch_s=0.5, batch_expired=0.05, batch_reply_s=REPLY, lost_replies=1)
-
-    def judging(self, server: SpawnedServer) -> dict[str, object]:
-        """Its judging configuration."""
-        url = server.openai_url if self.provider == "openai" else server.url
-        batch = {"calls": 20, "settle_seconds": 0, "part": 5} if self.how == "batch" else None
-        dispatch = {"workers": WORKERS, "backoff_seconds": 0.05}
-        judge = {"kind": self.provider, "name": "wire", "model": MODELS[self.provider], "base_url": url, "dispatch": dispatch}
-        design = {"audit_share": 0.2} if self.design == "cycles" else {"audit_share": 0.0, "rounds": 3}
-        return {"judges": [judge | {"batch": batch}], "design": self.design, "degree": 6, "pool_size": 12} | design
-
-
-def lives(sync: int, batch: int, whole: int) -> Iterator[Life]:
-    """The kinds of lives, in turn.
-
-    Args:
-        sync: kills while plain calls are made.
-        batch: kills while batches are used.
-        whole: of all these, kills of `anmi run`.
-    """
-    of_sync = min(round(whole * sync / (sync + batch)), sync)
-    kinds = [("openai", "cycles"), ("anthropic", "adaptive"), ("openai", "adaptive"), ("anthropic", "cycles")]
-    for number in range(sync):
-        provider, design = kinds[number % 4]
-        entire = number < of_sync
-        yield Life("sync", provider, "cycles" if entire else design, entire, postgres=not entire and number % 5 == 4)
-    for number in range(batch):
-        provider, design = kinds[number % 4]
-        entire = number < whole - of_sync
-        when = ("accepted", "collected" if entire else "time")[number // 2 % 2]
-        yield Life("batch", provider, "cycles" if entire else design, entire, when, postgres=not entire and number % 5 == 4)
 
 
 @dataclass(frozen=True)
@@ -146,124 +72,12 @@ class Found:
     failed: list[str] = field(default_factory=list)
 
 
-class Place:
-    """Where lives are lived: folders, a Postgres server, the uninterrupted runs."""
-
-    def __init__(self, folder: Path, postgres: Postgres | None) -> None:
-        """Nothing has run yet."""
-        self.folder, self.postgres = folder, postgres
-        self.references: dict[Life, tuple[str, float]] = {}
-        self._numbers = count()
-
-    def fresh(self, life: Life, server: SpawnedServer) -> "Light | Whole":
-        """A ledger, or an installation, that holds nothing."""
-        number = next(self._numbers)
-        folder = self.folder / f"life-{number}"
-        folder.mkdir(parents=True)
-        if life.whole:
-            return Whole(life, folder, server)
-        on = self.postgres.fresh(f"life{number}") if life.postgres and self.postgres else f"sqlite:///{folder / 'ledger.db'}"
-        return Light(life, on, server)
-
-    def reference(self, life: Life) -> tuple[str, float]:
-        """Elo digest of the uninterrupted run, and the seconds that it asked."""
-        known = life.reference
-        if known not in self.references:
-            with spawned(known.wire()) as server:
-                self.references[known] = self.fresh(known, server).finish()
-        return self.references[known]
-
-
-class Light:
-    """The light process."""
-
-    def __init__(self, life: Life, ledger: str, server: SpawnedServer) -> None:
-        """Nothing runs yet."""
-        self.life, self.ledger, self.server = life, ledger, server
-        self._job = Job(ledger, life.judging(server), queries=4, documents=12)
-
-    def start(self) -> "subprocess.Popen[str]":
-        """Start; returns when it begins to ask."""
-        process = self._job.start()
-        go(process)
-        return process
-
-    def finish(self) -> tuple[str, float]:
-        """Run to the end: Elo digest, seconds."""
-        said = outcome(self.start())
-        return str(said["elo_table"]), float(str(said["seconds"]))
-
-    def half(self) -> list[str]:
-        """It keeps nothing but the ledger."""
-        return []
-
-
-class Whole:
-    """`anmi run --until elo_table`."""
-
-    def __init__(self, life: Life, folder: Path, server: SpawnedServer) -> None:
-        """Write a small dataset whose judge is behind the server."""
-        import yaml
-
-        self.life, self.server = life, server
-        made = write_small(folder)
-        judging = life.judging(server) | {"pool_size": 10, "degree": 4}
-        variant = {"description": "a judge behind an API", "extends": "small", "judging": judging}
-        write_lines(Path(made["ANMI_CONF"]) / "datasets" / f"{NAME}.yaml", [yaml.safe_dump(variant)])
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")}
-        extra = threads | {"PYTHONPATH": str(REPOSITORY)} | {VARIABLE[one]: PLANTED[one] for one in VARIABLE}
-        home, conf, data = (Path(made[name]) for name in ("ANMI_HOME", "ANMI_CONF", "ANMI_DATA"))
-        self.installation = Installation(home, conf, data, extra)
-        self.ledger = f"sqlite:///{home / 'ledger.db'}"
-        self._command = self.installation.command("run", "--dataset", NAME, "--until", "elo_table")
-
-    def start(self) -> "subprocess.Popen[bytes]":
-        """Start; returns when the server hears of it, or it ended."""
-        process = subprocess.Popen(
-            self._command, env=self.installation.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        heard = self.heard()
-        while process.poll() is None and self.heard() == heard:
-            time.sleep(POLL)
-        return process
-
-    def heard(self) -> int:
-        """Calls and batches that the server got."""
-        counts = self.server.counts()
-        return counts["received"] + counts["batches"]
-
-    def finish(self) -> tuple[str, float]:
-        """Run until it is done, again while batches are on their way: Elo digest, seconds between first and last call."""
-        deadline = time.monotonic() + LIMIT
-        while time.monotonic() < deadline:
-            done = self.installation.anmi("run", "--dataset", NAME, "--until", "elo_table", timeout=LIMIT)
-            if done.code == 0:
-                counts = self.server.counts()
-                return self.installation.current("elo_table", NAME).digest, counts["last_s"] - counts["first_s"]
-            if "on their way" not in done.text:
-                raise RuntimeError(f"anmi run ended with {done.code}: {done.text[-1500:]}")
-        raise RuntimeError("anmi run did not come to an end")
-
-    def half(self) -> list[str]:
-        """What a reader could open although it is not complete."""
-        return half_read(self.installation)
-
-
 def killed(run: Light | Whole, seconds: float, rng: np.random.Generator) -> bool:
     """Start a process and kill it with all its children at a drawn moment; False when it had ended before."""
-    if run.life.whole and run.life.when == "collected":
-        # A run that submits and ends; the next one collects.
-        subprocess.run(
-            run.installation.command("run", "--dataset", NAME, "--until", "elo_table"), env=run.installation.environment(),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+    if isinstance(run, Whole) and run.life.when == "collected":
+        run.begin().wait()  # submits, and ends
         time.sleep(run.life.wire().batch_s)
-        process = subprocess.Popen(
-            run.installation.command("run", "--dataset", NAME, "--until", "elo_table"), env=run.installation.environment(),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        wanted = int(rng.integers(1, 200))
+        process, wanted = run.begin(), int(rng.integers(1, 200))
         watch(process, lambda: len(rows_of(run.ledger, "verdicts", "id")) >= wanted, 0.002)
     else:
         process = run.start()
@@ -331,7 +145,7 @@ def landing(before: Ledger, at_kill: Mapping, life: Life) -> str:
     if life.how == "sync":
         return "plain calls" if at_kill["received"] else "before the first call"
     confirmed = {row["batch_id"] for row in before.batches}
-    if any(batch["id"] not in confirmed for batch in at_kill["batches"]):
+    if sum(batch["id"] not in confirmed for batch in at_kill["batches"]) > life.lost:
         return "accepted and not committed"
     states = Counter(str(row["state"]) for row in before.batches)
     if states["collected"] or before.verdicts:

@@ -1,8 +1,8 @@
 """A made-up dataset asked through judges behind an API: the process that scripts kill and race, and what its ledger holds.
 
-Belongs here: the job of such a process, starting it, reading a ledger from outside. Does not: a claim. Run as a script it does one
-job (JSON, its only argument): it says `ready`, waits for a line, collects every verdict - looking again while batches are on their
-way - and says what came of it as one line of JSON.
+Belongs here: the job of such a process, starting it, reading a ledger from outside. Does not: a claim. Run as a script it does
+one job (JSON, its only argument): it says `ready`, waits for a line, collects every verdict - looking again while batches are on
+their way - and says what came of it as one line of JSON.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY))
-
 import polars as pl
 import sqlalchemy as sa
+from harness import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY))
 
 from anmi_pipeline.digests import digest_table
 from anmi_pipeline.judging.batches import BatchPending

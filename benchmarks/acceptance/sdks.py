@@ -12,10 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType, ModuleType
 
-PACKAGES = ("openai", "anthropic", "httpx", "httpcore", "aiohttp")
+BELOW = ("httpx", "httpx2", "httpcore", "httpcore2", "aiohttp")
+PACKAGES = ("openai", "anthropic", *(name for name in BELOW if find_spec(name) is not None))
 """Both SDKs and the HTTP libraries below them."""
 
 
@@ -39,7 +41,7 @@ def functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
     for name, value in list(vars(module).items()):
         if isinstance(value, FunctionType):
             yield f"{module.__name__}:{name}", value
-        if isinstance(value, type) and value.__module__ == module.__name__:
+        if isinstance(value, type) and value.__module__.split(".")[0] in PACKAGES:
             for method, attribute in list(vars(value).items()):
                 wrapped = (getattr(attribute, held, None) for held in ("fget", "__func__", "func"))
                 inner = next((one for one in wrapped if one is not None), attribute)
@@ -58,8 +60,8 @@ def fingerprint(modules: Sequence[str]) -> dict[str, str]:
 
 
 def loaded() -> list[str]:
-    """Modules of the packages that this process has imported."""
-    return sorted(name for name, module in sys.modules.items() if name.split(".")[0] in PACKAGES and module is not None)
+    """Modules of the packages that this process has imported, in that order."""
+    return [name for name, module in sys.modules.items() if name.split(".")[0] in PACKAGES and module is not None]
 
 
 def patched(modules: Sequence[str]) -> tuple[list[str], int]:
