@@ -243,6 +243,31 @@ def replan(dataset: Dataset, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def refresh(
+    dataset: Dataset,
+    epoch: Annotated[str | None, typer.Option(help="name of the epoch; default: today (UTC), or the one under way")] = None,
+    max_usd: Annotated[float | None, typer.Option(min=0, help="most it may spend, USD; default: as the dataset says")] = None,
+    max_calls: Annotated[int | None, typer.Option(min=0, help="most calls; default: as the dataset says")] = None,
+    train: Annotated[bool, typer.Option(help="train again when the Elo table has moved enough")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Buy verdicts on new queries and documents and for expired ones, as a new epoch; train again if that moved the Elo table."""
+    from anmi_pipeline.catalog.refreshing import open_refresh, refresh_report
+    from anmi_pipeline.console import print_json, print_rows
+
+    opened = open_refresh(dataset, settings(), epoch, max_usd, max_calls)
+    execute(dataset, [], "elo_table", rebuild=False)
+    report = refresh_report(opened, settings())
+    if as_json:
+        print_json(report.as_json())
+    else:
+        for title, rows in report.sections():
+            print_rows(console(), title, rows)
+    if train and report.retrain:
+        execute(dataset, report.retrain, None, rebuild=False)
+
+
+@app.command()
 def sql(statement: Annotated[str, typer.Argument(help="one SQL statement")], as_json: AsJson = False) -> None:
     """Answer a SQL statement over the current artifacts; `select * from tables` lists them."""
     from anmi_pipeline.console import print_frame, print_json

@@ -13,6 +13,7 @@ import polars as pl
 from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import DatasetConfig, load_dataset
 from anmi_pipeline.catalog.estimate_report import EstimateReport
+from anmi_pipeline.catalog.refreshing import standing
 from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import ArtifactError, InputError
 from anmi_pipeline.judging.api_judge import ApiJudge
@@ -46,6 +47,7 @@ class Opened:
     study: Study | None
     books: Books
     money: Money
+    epoch: Epoch
 
     @property
     def basis(self) -> Basis:
@@ -55,7 +57,7 @@ class Opened:
     @property
     def term(self) -> Term:
         """The epoch that new verdicts are written under."""
-        return Term(self.config.judging.epoch)
+        return Term(self.epoch.name, self.epoch.opened_at)
 
     def judges(self) -> list[Judge]:
         """The configured judges. An estimate reads, and a probe asks at once, so none of them works in batches."""
@@ -105,7 +107,7 @@ def estimate(dataset: str, settings: Settings, *, probe: bool = False, progress:
         total = total_usd(costs)
         spent = float(opened.money.budget().spending().usd)
         report = EstimateReport(
-            dataset, costs, ahead.known["call_key"].n_unique(), ahead.queries, total, config.judging.max_usd, spent, None, probed
+            dataset, costs, ahead.known["call_key"].n_unique(), ahead.queries, total, opened.money.max_usd, spent, None, probed
         )
         worth = None
         if opened.study is not None and ahead.known.height:
@@ -137,9 +139,13 @@ def open_dataset(config: DatasetConfig, settings: Settings, books: Books) -> Ope
         qrels=table("qrels", tables.QRELS, *splits) if judging.needs_qrels else None,
     )
     retrieval = cast("Json", config.retrieval.model_dump(mode="json"))
-    study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval) if judging.adaptive else None
-    money = Money(books, name, judging.max_usd, judging.max_calls, settings.conf)
-    return Opened(config, settings, table("comparison_plan", tables.PLAN), evidence, study, books, money)
+    epoch, previous = standing(books, records, config)
+    study = None
+    if judging.adaptive:
+        study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval, previous)
+    caps = (epoch.max_usd, epoch.max_calls) if epoch.capped else (judging.max_usd, judging.max_calls)
+    money = Money(books, epoch.scope, *caps, settings.conf)
+    return Opened(config, settings, table("comparison_plan", tables.PLAN), evidence, study, books, money, epoch)
 
 
 def costs_now(opened: Opened, ahead: Ahead, judge: Judge, source: Source) -> list[JudgeCost]:

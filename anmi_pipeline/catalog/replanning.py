@@ -9,6 +9,7 @@ import polars as pl
 
 from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import load_dataset
+from anmi_pipeline.catalog.refreshing import standing
 from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.judges import JudgeEvidence
@@ -52,7 +53,9 @@ def replan(dataset: str, settings: Settings) -> ReplanReport:
         qrels=table("qrels", tables.QRELS, *splits) if judging.needs_qrels else None,
     )
     retrieval = cast("Json", config.retrieval.model_dump(mode="json"))
-    study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval)
+    with Books(settings.ledger_url) as books:
+        _, previous = standing(books, records, config)
+    study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval, previous)
     judges = build_judges(judging, evidence, config.seed, settings.data, conf=settings.conf)
     with Books(settings.ledger_url) as ledger:
         return replan_report(table("comparison_plan", tables.PLAN), judges, evidence, ledger, study)

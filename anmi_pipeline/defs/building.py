@@ -39,16 +39,24 @@ TAG_DIGITS = 32
 
 @dataclass(frozen=True)
 class Read:
-    """One input of a build: an asset, only some parts of it, or that of another partition."""
+    """One input of a build: an asset, only some parts of it, that of another partition, or an earlier build of it."""
 
     asset: str
     parts: tuple[str, ...] | None = None
     partition: str | None = None
+    record: Record | None = None
 
     def __post_init__(self) -> None:
         """Parts are read and named in the order of SPLITS, whatever order a YAML lists them in."""
         if self.parts is not None:
             object.__setattr__(self, "parts", tuple(split for split in SPLITS if split in self.parts))
+
+    @property
+    def suffix(self) -> str:
+        """What tells it from the step's own current input of that asset."""
+        if self.record is not None:
+            return f"@{self.record.build_key[:12]}"
+        return "" if self.partition is None else f"@{self.partition}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,9 @@ class Bench:
         return self.workspace.recipe(cast("str", self.key.recipe), self.dataset)
 
     def open(self, read: Read) -> Input:
-        """Open an input by the digest its ref names."""
+        """Open an input by the digest its ref names, or by that of the build it asks for."""
+        if read.record is not None:
+            return Input(read, read.record, self.workspace.store.get(read.asset, read.record.digest))
         partition = read.partition or self.key.partition(read.asset)
         record, artifact = self.workspace.records.require(read.asset, partition)
         return Input(read, record, artifact)
@@ -267,17 +277,16 @@ class Bench:
 
 
 def name_of(read: Read) -> str:
-    """Name of an input: its asset, with the partition where it is not the step's own."""
-    return read.asset if read.partition is None else f"{read.asset}@{read.partition}"
+    """Name of an input: its asset, with the partition or the build where it is not the step's own current one."""
+    return read.asset + read.suffix
 
 
 def upstreams(inputs: Iterable[Input]) -> dict[str, Upstream]:
     """Input entries of a build, one per part where only parts are read."""
     entries: dict[str, Upstream] = {}
     for entry in inputs:
-        suffix = "" if entry.read.partition is None else f"@{entry.read.partition}"
         for name, part in parts_read(entry.read.asset, entry.read.parts):
-            entries[name + suffix] = upstream_of(entry.record, entry.artifact, part)
+            entries[name + entry.read.suffix] = upstream_of(entry.record, entry.artifact, part)
     return entries
 
 

@@ -30,6 +30,8 @@ ON_CHANGED_CONTENT = (
 
 COSTS_MONEY = frozenset({"pairwise_judgments", "pairwise_judge"})
 """Assets that no automation may start: only a person, or a schedule that a person switched on."""
+BY_DRIFT = frozenset({"training_set"})
+"""Assets that follow their Elo table only when it has moved enough: the sensor `elo_moved` launches them."""
 
 Body = Callable[..., Any]
 Decorator = Callable[[Body], dg.AssetsDefinition]
@@ -79,7 +81,7 @@ def declared(
         owners=OWNERS,
         pool=pool,
         op_tags=op_tags,
-        automation_condition=ON_CHANGED_CONTENT if deps and body.__name__ not in COSTS_MONEY else None,
+        automation_condition=ON_CHANGED_CONTENT if deps and body.__name__ not in COSTS_MONEY | BY_DRIFT else None,
     )
     return decorate(failing_clearly(body))
 

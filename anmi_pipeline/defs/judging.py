@@ -3,7 +3,8 @@
 Belongs here: the assets of judging. Does not: planning, asking and reporting (`judging/`).
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import dagster as dg
@@ -12,13 +13,14 @@ import polars as pl
 from anmi_pipeline import tables
 from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
+from anmi_pipeline.defs.epochs import carried_reads, epoch_of_plan, previous_of
 from anmi_pipeline.defs.op_tags import JUDGE_POOL, JUDGE_TAGS
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.judging.cascade import Desk
-from anmi_pipeline.judging.collect import CollectReport
+from anmi_pipeline.judging.collect import CollectReport, Term
 from anmi_pipeline.judging.config import AnchorsConfig
-from anmi_pipeline.judging.costing import Basis, costs_of
+from anmi_pipeline.judging.epochs import Epoch
 from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.grades import ask_grades, check_grader, choose, grade_anchors
 from anmi_pipeline.judging.imports import Imported, imported_judgments
@@ -26,12 +28,10 @@ from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger_imports import imports_digest
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.money import Money
-from anmi_pipeline.judging.outlay import all_ahead
 from anmi_pipeline.judging.panel import build_grader, build_judges
-from anmi_pipeline.judging.plan import calls_by_judge, certify_plan, plan_comparisons
-from anmi_pipeline.judging.recorded import judge_inputs, recorded_documents, recorded_plan
+from anmi_pipeline.judging.recorded import judge_inputs, recorded_documents
 from anmi_pipeline.judging.report import judge_report as report_on
-from anmi_pipeline.judging.rounds import Rounds, Study, collect_plan, collect_rounds, later_calls, open_study, plan_first
+from anmi_pipeline.judging.rounds import Rounds, Study, collect_plan, collect_rounds, open_study
 from anmi_pipeline.rating.comparisons import fold_judgments
 from anmi_pipeline.store import Content, Table
 
@@ -50,10 +50,10 @@ def judged_splits(bench: Bench) -> tuple[str, ...]:
     return tuple(split for split in tables.SPLITS if split in found) or judging.splits
 
 
-def judging_settings(bench: Bench) -> dict[str, Json]:
-    """What the plan and the verdicts depend on beside their inputs."""
-    dataset = bench.dataset
-    settings: dict[str, Json] = {"judging": cast("Json", dataset.judging.content())}
+def judging_settings(bench: Bench, epoch: Epoch | None = None) -> dict[str, Json]:
+    """What the plan and the verdicts depend on beside their inputs; `epoch` defaults to that of the current plan."""
+    dataset, epoch = bench.dataset, epoch or epoch_of_plan(bench)
+    settings: dict[str, Json] = {"judging": cast("Json", dataset.judging.content())} | epoch.settings()
     if dataset.judging.adaptive:
         # Later pairs are chosen under the prior of the ratings.
         settings |= {"prior": dataset.rating.prior, "model": dataset.rating.model}
@@ -65,77 +65,7 @@ def study_of(work: Work) -> Study:
     dataset = work.bench.dataset
     retrieval = cast("Json", dataset.retrieval.model_dump(mode="json"))
     pool = work.table("candidate_pool", tables.POOL)
-    return open_study(dataset.family, dataset.judging, dataset.rating, dataset.seed, pool, retrieval)
-
-
-@dataset_asset("judging", {"polars", "parquet"}, reads=("corpus", "queries", "candidate_pool"), code_version=2)
-def comparison_plan(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
-    """First-round pairs of every judged query with their graph's certificate, and what all rounds would cost."""
-    bench = Bench(context, workspace)
-    splits = judged_splits(bench)
-    reads = [Read("candidate_pool", splits)]
-    if bench.dataset.judging.recorded or bench.dataset.judging.uses_api:
-        reads += [Read("corpus"), Read("queries", splits)]
-    return bench.build(plan, config=judging_settings(bench), reads=reads, seeds=(bench.dataset.seed,))
-
-
-def plan(work: Work) -> Content:
-    """Draw the first round, or take over the plan of recorded verdicts."""
-    dataset, data = work.bench.dataset, work.bench.workspace.settings.data
-    later: dict[str, Json] = {}
-    study: Study | None = None
-    if dataset.judging.recorded:
-        queries, corpus = work.table("queries", tables.QUERIES), work.table("corpus", tables.CORPUS)
-        pairs = recorded_plan(dataset.judging, data, queries, corpus)
-        certified = certify_plan(pairs)
-    elif dataset.judging.adaptive:
-        study = study_of(work)
-        pairs, certified = plan_first(study)
-        later = later_facts(pairs, study)
-    else:
-        documents = pool_documents(work.table("candidate_pool", tables.POOL), dataset.judging)
-        pairs, certified = plan_comparisons(documents, dataset.judging, dataset.seed, work.progress)
-    calls = calls_by_judge(pairs)
-    facts: dict[str, Json] = {"calls": sum(calls.values()), "queries": pairs["query_id"].n_unique()}
-    facts |= {"calls_by_judge": cast("Json", [{"judge": name, "calls": calls[name]} for name in sorted(calls)])}
-    facts |= later | certificate_facts(certified)
-    notes = priced(work, pairs, study) if dataset.judging.uses_api else {}
-    return Content((Table.whole(tables.PLAN, pairs), Table.whole(tables.CERTIFICATES, certified)), facts=facts, notes=notes)
-
-
-def priced(work: Work, pairs: pl.DataFrame, study: Study | None) -> dict[str, Json]:
-    """What all rounds would cost if nothing were on record, by judge and tier; notes, because prices change. `anmi estimate`
-    counts the verdicts on record and learns from bills."""
-    dataset, settings = work.bench.dataset, work.bench.workspace.settings
-    evidence = JudgeEvidence(
-        queries=work.table("queries", tables.QUERIES),
-        corpus=work.table("corpus", tables.CORPUS),
-        pool=work.table("candidate_pool", tables.POOL),
-    )
-    basis = Basis(evidence, dataset.judging, dataset.seed, settings.conf)
-    ahead = all_ahead(pairs, dataset.judging, study)
-    judges = build_judges(dataset.judging, evidence, dataset.seed, settings.data, conf=settings.conf)
-    costs = [cost for judge in judges for cost in costs_of(basis, ahead, judge, None)]
-    return {"estimate": cast("Json", [cost.as_row() for cost in costs])}
-
-
-def later_facts(plan: pl.DataFrame, study: Study) -> dict[str, Json]:
-    """Low, expected and high number of calls of the rounds after the first, for people."""
-    calls = dict(zip(("low", "expected", "high"), later_calls(plan, study), strict=True))
-    rows = [{"estimate": name, "calls": round(count)} for name, count in calls.items()]
-    return {"rounds": study.judging.rounds, "later_rounds": cast("Json", rows)}
-
-
-def certificate_facts(certified: pl.DataFrame) -> dict[str, Json]:
-    """Worst case over the graphs, for people."""
-    if certified.is_empty():
-        return {}
-    return {
-        "disconnected_queries": certified.filter(pl.col("components") > 1).height,
-        "min_degree": cast("int", certified["min_degree"].min()),
-        "max_diameter": cast("int", certified["diameter"].max()),
-        "mean_resistance": round(float(cast("float", certified["mean_resistance"].mean())), 6),
-    }
+    return open_study(dataset.family, dataset.judging, dataset.rating, dataset.seed, pool, retrieval, previous_of(work))
 
 
 @dataset_asset(
@@ -149,19 +79,21 @@ def certificate_facts(certified: pl.DataFrame) -> dict[str, Json]:
 def pairwise_judgments(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Every verdict of all rounds, sealed from the ledger: asked once, durable before it counts, failures kept as failures."""
     bench = Bench(context, workspace)
-    splits = judged_splits(bench)
+    splits, epoch = judged_splits(bench), epoch_of_plan(bench)
     reads = [Read("comparison_plan"), Read("corpus"), Read("queries", splits), Read("candidate_pool", splits)]
+    reads += carried_reads(bench, epoch)
     if bench.dataset.judging.needs_qrels:
         reads.append(Read("qrels", splits))
-    settings = judging_settings(bench)
+    settings = judging_settings(bench, epoch)
     with Books(workspace.settings.ledger_url) as books:
         digest = imports_digest(books, bench.dataset.name)
     if digest:
         settings["imports"] = digest
-    return bench.build(judge, config=settings, reads=reads, seeds=(bench.dataset.seed,), pool=JUDGE_POOL)
+    ask_all = partial(judge, epoch=epoch)
+    return bench.build(ask_all, config=settings, reads=reads, seeds=(bench.dataset.seed,), pool=JUDGE_POOL)
 
 
-def judge(work: Work) -> Content:
+def judge(work: Work, epoch: Epoch) -> Content:
     """Ask what the ledger does not know yet: the first round, the rounds that follow from it, the grades of the anchors."""
     dataset, settings = work.bench.dataset, work.bench.workspace.settings
     evidence = JudgeEvidence(
@@ -174,7 +106,7 @@ def judge(work: Work) -> Content:
         check_grader(dataset.judging.anchors, evidence.qrels)
     study = study_of(work) if dataset.judging.adaptive else None
     with Books(settings.ledger_url) as books:
-        desk = desk_of(work, books, evidence)
+        desk = desk_of(work, books, evidence, epoch)
         done = ask(work, desk, study)
         brought = imported(work, desk)
         verdicts = tables.JUDGMENTS.frame(pl.concat([done.judgments, brought.judgments]))
@@ -210,13 +142,16 @@ def recorded_ends(work: Work) -> pl.DataFrame:
     return pl.concat([plan.select("query_id", doc_id=end) for end in ("first_id", "second_id")]).unique()
 
 
-def desk_of(work: Work, books: Books, evidence: JudgeEvidence) -> Desk:
-    """The judges of a dataset under its caps."""
+def desk_of(work: Work, books: Books, evidence: JudgeEvidence, epoch: Epoch | None = None) -> Desk:
+    """The judges of a dataset, under the caps of the refresh where it has its own, else of the dataset."""
     dataset, settings = work.bench.dataset, work.bench.workspace.settings
     judging = dataset.judging
-    money = Money(books, dataset.name, judging.max_usd, judging.max_calls, settings.conf)
+    epoch = epoch or epoch_of_plan(work.bench)
+    caps = (epoch.max_usd, epoch.max_calls) if epoch.capped else (judging.max_usd, judging.max_calls)
+    money = Money(books, epoch.scope, *caps, settings.conf)
     judges = build_judges(judging, evidence, dataset.seed, settings.data, money=money, conf=settings.conf)
-    return Desk(judges, evidence, books, judging, dataset.rating, dataset.seed, money=money)
+    term = Term(epoch.name, epoch.opened_at)
+    return Desk(judges, evidence, books, judging, dataset.rating, dataset.seed, term, money, previous_of(work))
 
 
 def ask(work: Work, desk: Desk, study: Study | None) -> Rounds:

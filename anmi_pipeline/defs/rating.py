@@ -14,6 +14,7 @@ from numpy.linalg import LinAlgError
 from anmi_pipeline import tables
 from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
+from anmi_pipeline.defs.epochs import drift_of
 from anmi_pipeline.defs.judging import judged_documents, judged_splits
 from anmi_pipeline.defs.op_tags import CPU_POOL, CPU_TAGS
 from anmi_pipeline.defs.reporting import warn
@@ -135,6 +136,8 @@ def fit(work: Work) -> Content:
             notes, plots = cast("dict[str, Json]", {"source": "true labels, no fit"}), elo_plots(elo)
         else:
             elo, notes, plots = fit_verdicts(work, graph.without(flagged), documents, flagged)
+        told, drawn = drift_of(work, elo)
+        notes, plots = notes | told, plots | drawn
         for name, png in plots.items():
             tracked.log_figure(png, f"{name}.png")
         tracked.log_metrics(metrics_of(notes))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from anmi_pipeline.judging.beliefs import pair_beliefs
+from anmi_pipeline.judging.carrying import Previous, without_pairs
 from anmi_pipeline.judging.collect import CollectReport, Term, collect_async
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.judges import Judge, JudgeEvidence
@@ -41,6 +42,7 @@ class Desk:
         seed: seed of the dataset.
         term: epoch of new verdicts; None: the configured one.
         money: caps and prices, for judges that are built later; None where nobody is paid.
+        previous: the verdicts that a refresh carries on from: their pairs do not move up again.
     """
 
     judges: Sequence[Judge]
@@ -51,6 +53,7 @@ class Desk:
     seed: int
     term: Term | None = None
     money: Money | None = None
+    previous: Previous | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ async def ask_round(
     for step in range(1, routing.steps + 1):
         known = judgments if before is None else JUDGMENTS.frame(pl.concat([before, judgments]))
         beliefs = pair_beliefs(answered_or_not(known, desk.config), documents, prior=prior, model=desk.rating.model)
-        moved = escalate(known, routing, beliefs, step)
+        fresh = known if desk.previous is None else without_pairs(known, desk.previous)
+        moved = escalate(fresh, routing, beliefs, step)
         upper = plan_escalations(moved, routing, desk.config, desk.seed, number + STEP_ROUNDS * step)
         if not upper.height:
             continue

@@ -10,7 +10,6 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from anmi_pipeline.judging.click_logs import ClickLogs
 from anmi_pipeline.judging.distil_config import DistilConfig
-from anmi_pipeline.judging.distil_config import DistilConfig
 from anmi_pipeline.judging.judge_configs import (
     OPERATIONAL,
     ApiJudgeConfig,
@@ -19,6 +18,7 @@ from anmi_pipeline.judging.judge_configs import (
     RecordedJudge,
     SimulatedJudge,
 )
+from anmi_pipeline.judging.refreshing import RefreshConfig
 from anmi_pipeline.judging.tiers import RoutingConfig
 from anmi_pipeline.rating.designs import DesignKind
 from anmi_pipeline.settings import Config
@@ -67,17 +67,6 @@ class StopRule(Config):
     )
     batch: int = Field(default=50, ge=1, description="calls of a batch whose worth is predicted")
     draws: int = Field(default=256, ge=16, description="draws from the posterior of each query")
-
-
-class RefreshConfig(Config):
-    """When verdicts are refreshed, and for how much."""
-
-    cron: str | None = Field(default=None, description="when, as cron in UTC (0 3 * * 1); null: by `anmi refresh` only")
-    max_usd: float | None = Field(default=None, ge=0, description="most that one refresh may spend, USD; null: no cap of its own")
-    max_calls: int | None = Field(default=None, ge=0, description="most calls of one refresh; null: no cap of its own")
-    retrain_above: float = Field(
-        default=0.05, ge=0, description="drift of the Elo table above which the recipes are trained again (`rating/drift.py`)"
-    )
 
 
 class AnchorsConfig(Config):
@@ -147,16 +136,15 @@ class JudgingConfig(Config):
         description="adaptive design: a query whose top is settled gets no more pairs; null: it uses all",
     )
     max_usd: float | None = Field(
-        default=None, ge=0, description="most that may ever be spent on this dataset's verdicts, USD; null: no cap"
+        default=None,
+        ge=0,
+        description="most that may ever be spent on this dataset's verdicts, USD, refreshes with own caps apart; null: no cap",
     )
     max_calls: int | None = Field(default=None, ge=0, description="most calls that may ever be billed for it; null: no cap")
     at_cap: Literal["fail", "finish"] = Field(
         default="fail",
         description="fail: the step fails when the cap is reached, a higher cap goes on; finish: what was not asked counts as "
         "a failure with status cap",
-    )
-    distil: DistilConfig | None = Field(
-        default=None, description="a pairwise model is distilled from the verdicts and judges the whole graph; null: none"
     )
     expire_days: float | None = Field(
         default=None,

@@ -1,7 +1,8 @@
 """The comparison plan: which ordered pairs are asked, of whom.
 
-Belongs here: pairs of designs that are drawn at once; orders, judge rotation and the audit slice of any pairs; counting calls. Does
-not: the designs (`rating/designs.py`), rounds that look at verdicts (`rounds.py`), the plan of recorded verdicts (`recorded.py`).
+Belongs here: pairs of designs that are drawn at once; orders, judge rotation and the audit slice of any pairs; counting calls.
+Does not: the designs (`rating/designs.py`), rounds that look at verdicts (`rounds.py`), the plan of recorded verdicts
+(`recorded.py`).
 """
 
 import hashlib

@@ -6,6 +6,7 @@ a query (`rating/rounds.py`), asking (`collect.py`), orders and judges of given 
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from typing import cast
 
@@ -14,6 +15,7 @@ from pydantic import JsonValue
 
 from anmi_pipeline.digests import Json, canonical_json, digest_json
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.carrying import Previous, closed_pairs, grown_budgets
 from anmi_pipeline.judging.cascade import ENDS, Desk, answered_or_not, ask_round
 from anmi_pipeline.judging.collect import CollectReport, shifted
 from anmi_pipeline.judging.config import JudgingConfig, StopRule
@@ -46,6 +48,7 @@ class Study:
         seed: seed of the dataset.
         features: query_id, doc_id and the features of every document that may be compared.
         plan_key: name of the frozen prior in the ledger.
+        previous: the verdicts that a refresh carries on from; None in a first epoch.
     """
 
     judging: JudgingConfig
@@ -53,12 +56,19 @@ class Study:
     seed: int
     features: pl.DataFrame
     plan_key: str
+    previous: Previous | None = None
 
-    @property
+    @cached_property
     def budgets(self) -> dict[str, int]:
-        """Query id -> pairs in all rounds."""
+        """Query id -> pairs in all rounds; in a refresh what is carried, and what the query has grown by."""
         sizes = self.features.group_by("query_id").len().sort("query_id")
-        return {name: pair_budget(size, self.judging.degree) for name, size in sizes.iter_rows()}
+        whole = {name: pair_budget(size, self.judging.degree) for name, size in sizes.iter_rows()}
+        return whole if self.previous is None else grown_budgets(whole, self.previous, self.features, self.judging)
+
+    @cached_property
+    def closed(self) -> pl.DataFrame | None:
+        """Pairs that are not for sale: in a refresh those of two documents that were compared before; None: there are none."""
+        return None if self.previous is None else closed_pairs(self.previous, self.features, self.judging)
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,13 @@ class Rounds:
 
 
 def open_study(
-    family: str, judging: JudgingConfig, rating: RatingConfig, seed: int, pool: pl.DataFrame, retrieval: Json
+    family: str,
+    judging: JudgingConfig,
+    rating: RatingConfig,
+    seed: int,
+    pool: pl.DataFrame,
+    retrieval: Json,
+    previous: Previous | None = None,
 ) -> Study:
     """Put together what the rounds of a dataset need.
 
@@ -137,9 +153,10 @@ def open_study(
         seed: seed of the dataset.
         pool: POOL frame of the judged queries.
         retrieval: settings of the retrievers, whose scores the prior rests on.
+        previous: the verdicts that a refresh carries on from.
     """
     key = plan_key(family, judging, rating, judging.draw_seed(seed), retrieval)
-    return Study(judging, rating, seed, score_features(judged_pool(pool, judging)), key)
+    return Study(judging, rating, seed, score_features(judged_pool(pool, judging)), key, previous)
 
 
 def plan_key(family: str, judging: JudgingConfig, rating: RatingConfig, seed: int, retrieval: Json) -> str:
@@ -279,10 +296,19 @@ def plan_next(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study, prior:
         name: 0 if name in settled else -(-max(budget - spent.get(name, 0), 0) // rounds_left)
         for name, budget in study.budgets.items()
     }
+    if study.closed is not None:
+        comparisons = with_closed(comparisons, study.closed)
     pairs = next_round(
         comparisons, study.features, prior, counts, cap=study.judging.cap, model=study.rating.model
     )  # fmt: skip
     return plan_pairs(pairs, study.judging, study.seed, number)
+
+
+def with_closed(comparisons: pl.DataFrame, closed: pl.DataFrame) -> pl.DataFrame:
+    """Comparisons with those pairs added, without evidence, that are not to be asked."""
+    more = closed.join(comparisons, on=["query_id", "doc_i", "doc_j"], how="anti")
+    without = more.with_columns(preference=pl.lit(0.5), weight=pl.lit(0.0)).select(comparisons.columns)
+    return pl.concat([comparisons, without]).sort("query_id", "doc_i", "doc_j")
 
 
 def so_far(judgments: pl.DataFrame, asked: pl.DataFrame, config: JudgingConfig) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 import mpmath as mp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anmi_pipeline.rating.kernels import compiling, links
@@ -16,11 +16,13 @@ MODELS = ("thurstone", "bradley_terry")
 
 
 @given(x=st.floats(0, 1e8))
+@example(x=50.0)
 def test_mills_ratio(x: float) -> None:
     with mp.workdps(40):
         z = mp.mpf(x)
         # Beyond 50 mpmath's erfc underflows its own working precision; the asymptotic series is exact there.
-        exact = mp.ncdf(-z) / mp.npdf(z) if x < 50 else 1 / z - 1 / z**3 + 3 / z**5 - 15 / z**7 + 105 / z**9
+        terms = enumerate((1, -1, 3, -15, 105, -945, 10395))
+        exact = mp.ncdf(-z) / mp.npdf(z) if x < 50 else sum(term / z ** (2 * power + 1) for power, term in terms)
         assert abs(links.mills(x) / exact - 1) < 1e-15
 
 

@@ -219,11 +219,11 @@ def report(figures: Figures, found: Found, wanted: Mapping[str, int], seed: int)
 
 def kill_many(figures: Figures, folder: Path, *, sync: int, batch: int, whole: int, seed: int, tries: int = 5) -> Found:
     """Live every life, again with another moment where the process had ended before."""
-    found, rng = Found(), np.random.default_rng(seed)
-    binaries = postgres_folder()
+    found, rng, wanted = Found(), np.random.default_rng(seed), list(lives(sync, batch, whole))
+    binaries = postgres_folder() if any(life.postgres for life in wanted) else None
     with ExitStack() as stack:
         place = Place(folder, stack.enter_context(served_postgres(binaries)) if binaries is not None else None)
-        for number, life in enumerate(lives(sync, batch, whole), 1):
+        for number, life in enumerate(wanted, 1):
             name, before = f"kill {number} ({life.name})", found.landed.copy()
             if any(live(place, life, name, rng, found) for _ in range(tries)):
                 found.kills[life.how] += 1
