@@ -19,6 +19,7 @@ from anmi_pipeline.errors import ArtifactError, InputError
 from anmi_pipeline.judging.api_judge import ApiJudge
 from anmi_pipeline.judging.collect import Term, collect, of_judge
 from anmi_pipeline.judging.costing import Basis, costs_of
+from anmi_pipeline.judging.epochs import Epoch
 from anmi_pipeline.judging.estimating import JudgeCost, Source, Usage, billed_usage, total_usd
 from anmi_pipeline.judging.judge_configs import ApiJudgeConfig
 from anmi_pipeline.judging.judges import CALLS, Judge, JudgeEvidence

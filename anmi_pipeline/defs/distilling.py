@@ -23,7 +23,7 @@ from anmi_pipeline.judging.distillation import Distillation, DistilStudy, distil
 from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger_tables import Books
-from anmi_pipeline.judging.pairwise_measures import confidence_bins
+from anmi_pipeline.judging.pairwise_measures import confidence_bins, retrieval_agreement
 from anmi_pipeline.judging.pairwise_training import PairwiseTraining
 from anmi_pipeline.judging.rounds import collect_plan
 from anmi_pipeline.rating.comparisons import fold_judgments
@@ -84,14 +84,15 @@ def distil_verdicts(work: Work) -> Content:
         )
         made.training.model.save(work.folder)
         plots = pictures(made)
+        notes = noted(made) | compared(work, made)
         tracked.log_steps(made.training.steps)
-        tracked.log_metrics({name: value for name, value in noted(made).items() if isinstance(value, int | float)})
+        tracked.log_metrics({name: value for name, value in notes.items() if isinstance(value, int | float)})
         tracked.log_folder(work.folder, "pairwise_judge")
         for name, png in plots.items():
             tracked.log_figure(png, f"{name}.png")
     facts: dict[str, Json] = {"pairwise_judgments_version": work.inputs["pairwise_judgments"].artifact.digest}
     facts |= {"training_pairs": made.training.pairs, "training_queries": made.training.queries, "bought": made.bought}
-    return Content((Table.whole(tables.JUDGMENTS, made.judgments),), work.folder, write_plots(work, plots), facts, noted(made))
+    return Content((Table.whole(tables.JUDGMENTS, made.judgments),), work.folder, write_plots(work, plots), facts, notes)
 
 
 def study_of_distilling(work: Work, judgments: pl.DataFrame, config: DistilConfig) -> DistilStudy:
@@ -142,6 +143,21 @@ def noted(made: Distillation) -> dict[str, Json]:
     if made.first is not made.training:
         notes |= {f"before_{name}": value for name, value in measures(made.first).items()}
     return notes
+
+
+def compared(work: Work, made: Distillation) -> dict[str, Json]:
+    """Agreement of the retrievers' order with the same held-out verdicts, and a warning where the model does not beat it."""
+    training, generator = made.training, work.bench.dataset.judging.generator
+    if training.figures is None:
+        return {}
+    base = retrieval_agreement(training.held_out, work.table("candidate_pool", tables.POOL), generator)
+    if base is not None and training.figures.agreement <= base:
+        work.log.warning(
+            f"The pairwise judge agrees with {training.figures.agreement:.3f} of the held-out verdicts, the order of generator "
+            f"{generator} with {base:.3f}: its verdicts may add little to the retrievers'. Buy more verdicts, train a larger model, "
+            "or drop judging.distil."
+        )
+    return {"held_out_retrieval_agreement": base}
 
 
 def measures(training: PairwiseTraining) -> dict[str, Json]:

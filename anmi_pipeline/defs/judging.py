@@ -65,7 +65,9 @@ def study_of(work: Work) -> Study:
     dataset = work.bench.dataset
     retrieval = cast("Json", dataset.retrieval.model_dump(mode="json"))
     pool = work.table("candidate_pool", tables.POOL)
-    return open_study(dataset.family, dataset.judging, dataset.rating, dataset.seed, pool, retrieval, previous_of(work))
+    return open_study(
+        dataset.family, dataset.judging, dataset.rating, dataset.seed, pool, retrieval, previous_of(work), dataset.name
+    )
 
 
 @dataset_asset(

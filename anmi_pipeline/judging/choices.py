@@ -9,14 +9,17 @@ it anew.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import polars as pl
 import sqlalchemy as sa
 
-from anmi_pipeline.digests import digest_json
-from anmi_pipeline.judging.ledger import CREATE_LOCK, KEYS_PER_QUERY, now
+from anmi_pipeline.digests import Json, digest_json
+from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.ledger import CREATE_LOCK, now
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.rating.comparisons import PAIR
+from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.rounds import PAIRS
 
 CHOICES = sa.Table(
@@ -27,8 +30,26 @@ CHOICES = sa.Table(
     sa.Column("pairs", sa.Text(), nullable=False),
     sa.Column("created_at", sa.Text(), nullable=False),
 )
+KEYS = 5_000
+"""Most keys of one look-up."""
 Choose = Callable[[Mapping[str, int]], pl.DataFrame]
 """From query id -> pairs wanted to query_id, doc_i, doc_j of the pairs chosen."""
+
+
+def choices_key(dataset: str, judging: JudgingConfig, rating: RatingConfig, seed: int, retrieval: Json) -> str:
+    """Name the choices of pairs of a dataset: sha256 of what they rest on besides queries and verdicts.
+
+    How many judges there are, and not which: another model behind one of them changes no pair that all were paid for.
+    """
+    named = ("generator", "pool_size", "design", "votes_per_pair", "audit_share", "replan", "instruction", "routing")
+    content = judging.content()
+    return digest_json({
+        "dataset": dataset,
+        "judging": {"judges": len(judging.judges), **{name: cast("Json", content[name]) for name in named}},
+        "rating": {"prior": rating.prior, "model": rating.model},
+        "retrieval": retrieval,
+        "seed": seed,
+    })  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,8 +160,8 @@ class ChoiceBook:
         found: dict[str, str] = {}
         query = sa.select(CHOICES.c.choice_key, CHOICES.c.pairs)
         with self.books.transaction("read") as connection:
-            for start in range(0, len(keys), KEYS_PER_QUERY):
-                part = keys[start : start + KEYS_PER_QUERY]
+            for start in range(0, len(keys), KEYS):
+                part = keys[start : start + KEYS]
                 found |= dict(connection.execute(query.where(CHOICES.c.choice_key.in_(part))).tuples().all())
         return found
 

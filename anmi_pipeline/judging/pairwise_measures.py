@@ -97,6 +97,29 @@ def agreement(logits: Floats, preference: Floats) -> float:
     return float(np.mean(np.where(logits[told] == 0, 0.5, (logits[told] > 0) == (preference[told] > 0.5))))
 
 
+def retrieval_agreement(held_out: pl.DataFrame, pool: pl.DataFrame, generator: str) -> float | None:
+    """Agreement of a candidate generator's order with held-out verdicts: what the model must beat to say anything new.
+
+    Args:
+        held_out: query_id, doc_i, doc_j, preference.
+        pool: POOL frame; a document beyond the generator's depth counts as the last.
+        generator: whose order.
+
+    Returns:
+        Share of the pairs that are no ties; None where there are none.
+    """
+    rank = pl.col(f"{generator}_pool_rank").cast(pl.Float64())
+    ranks = pool.select("query_id", "doc_id", rank=rank)
+    gap = held_out
+    for end in ("doc_i", "doc_j"):
+        gap = gap.join(
+            ranks.rename({"doc_id": end, "rank": f"rank_{end}"}), on=["query_id", end], how="left", maintain_order="left"
+        ).with_columns(pl.col(f"rank_{end}").fill_null(float("inf")))
+    ahead = np.sign(gap["rank_doc_j"].to_numpy() - gap["rank_doc_i"].to_numpy())
+    found = agreement(np.nan_to_num(ahead), gap["preference"].to_numpy())
+    return None if np.isnan(found) else found
+
+
 def cross_scaled(logits: Floats, preference: Floats, weight: Floats, half: Floats) -> Floats:
     """(n,) logits over the temperature of the other half of the queries; of all, where a half has none."""
     scaled = np.empty(len(logits))

@@ -5,6 +5,7 @@ a query (`rating/rounds.py`), asking (`collect.py`), orders and judges of given 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
@@ -15,8 +16,10 @@ from pydantic import JsonValue
 
 from anmi_pipeline.digests import Json, canonical_json, digest_json
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.asking import CAPPED
 from anmi_pipeline.judging.carrying import Previous, closed_pairs, grown_budgets
 from anmi_pipeline.judging.cascade import ENDS, Desk, answered_or_not, ask_round
+from anmi_pipeline.judging.choices import ChoiceBook, choices_key
 from anmi_pipeline.judging.collect import CollectReport, shifted
 from anmi_pipeline.judging.config import JudgingConfig, StopRule
 from anmi_pipeline.judging.evidence import judged_pool
@@ -49,6 +52,7 @@ class Study:
         features: query_id, doc_id and the features of every document that may be compared.
         plan_key: name of the frozen prior in the ledger.
         previous: the verdicts that a refresh carries on from; None in a first epoch.
+        choices: name under which the pairs of later rounds are on record; None: they are chosen anew whenever they are wanted.
     """
 
     judging: JudgingConfig
@@ -57,6 +61,7 @@ class Study:
     features: pl.DataFrame
     plan_key: str
     previous: Previous | None = None
+    choices: str | None = None
 
     @cached_property
     def budgets(self) -> dict[str, int]:
@@ -143,6 +148,7 @@ def open_study(
     pool: pl.DataFrame,
     retrieval: Json,
     previous: Previous | None = None,
+    dataset: str | None = None,
 ) -> Study:
     """Put together what the rounds of a dataset need.
 
@@ -154,9 +160,12 @@ def open_study(
         pool: POOL frame of the judged queries.
         retrieval: settings of the retrievers, whose scores the prior rests on.
         previous: the verdicts that a refresh carries on from.
+        dataset: name of the dataset, whose choices of pairs are put on record where judges cost money; None: they are not.
     """
-    key = plan_key(family, judging, rating, judging.draw_seed(seed), retrieval)
-    return Study(judging, rating, seed, score_features(judged_pool(pool, judging)), key, previous)
+    rests = (judging, rating, judging.draw_seed(seed), retrieval)
+    choices = choices_key(dataset, *rests) if dataset is not None and judging.uses_api else None
+    features = score_features(judged_pool(pool, judging))
+    return Study(judging, rating, seed, features, plan_key(family, *rests), previous, choices)
 
 
 def plan_key(family: str, judging: JudgingConfig, rating: RatingConfig, seed: int, retrieval: Json) -> str:
@@ -201,11 +210,12 @@ async def collect_rounds_async(plan: pl.DataFrame, desk: Desk, study: Study, pro
     total = plan.height + round(later_calls(plan, study)[1])
     first = await ask_round(plan, desk, study.features, starting(study), None, 1, shifted(progress, 0, total))
     judgments, asked, report, frozen = first.judgments, first.asked, first.report, None
+    book = ChoiceBook(desk.books, study.choices) if study.choices is not None else None
     for number in range(2, config.rounds + 1):
         if number == 2:
             frozen = freeze(judgments, asked, desk.books, study)
         prior = frozen.prior if frozen else None
-        later = plan_next(judgments, asked, study, prior, number)
+        later = plan_next(judgments, asked, study, prior, number, book)
         told = shifted(progress, asked.height, max(total, asked.height + later.height))
         done = await ask_round(later, desk, study.features, prior, judgments, number, told)
         judgments, report = JUDGMENTS.frame(pl.concat([judgments, done.judgments])), report.plus(done.report)
@@ -274,7 +284,14 @@ def estimate_prior(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study) -
     return Frozen(prior, first["query_id"].n_unique(), first.filter(pl.col("weight") > 0).height)
 
 
-def plan_next(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study, prior: ScorePrior | None, number: int) -> pl.DataFrame:
+def plan_next(
+    judgments: pl.DataFrame,
+    asked: pl.DataFrame,
+    study: Study,
+    prior: ScorePrior | None,
+    number: int,
+    book: ChoiceBook | None = None,
+) -> pl.DataFrame:
     """Choose and plan one later round of every query: an equal share of what is left of its budget.
 
     Args:
@@ -283,6 +300,7 @@ def plan_next(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study, prior:
         study: what the choice rests on.
         prior: the frozen prior; None for a flat one.
         number: round, from 2.
+        book: where choices are on record; None: they are made from the verdicts, and kept nowhere.
 
     Returns:
         PLAN frame of the round.
@@ -298,10 +316,18 @@ def plan_next(judgments: pl.DataFrame, asked: pl.DataFrame, study: Study, prior:
     }
     if study.closed is not None:
         comparisons = with_closed(comparisons, study.closed)
-    pairs = next_round(
-        comparisons, study.features, prior, counts, cap=study.judging.cap, model=study.rating.model
-    )  # fmt: skip
-    return plan_pairs(pairs, study.judging, study.seed, number)
+
+    def choose(wanted: Mapping[str, int]) -> pl.DataFrame:
+        return next_round(comparisons, study.features, prior, wanted, cap=study.judging.cap, model=study.rating.model)
+
+    if book is None:
+        return plan_pairs(choose(counts), study.judging, study.seed, number)
+    # Pairs that a cap left without an answer will have one when it is raised: what follows from them is not for good.
+    blind = set(judgments.filter(pl.col("status") == CAPPED)["query_id"])
+    kept = {name: count for name, count in counts.items() if name not in blind}
+    pairs = book.pairs(number, kept, comparisons, study.features, choose)
+    others = choose({name: count for name, count in counts.items() if name in blind}) if blind else pairs.clear()
+    return plan_pairs(pl.concat([pairs, others]), study.judging, study.seed, number)
 
 
 def with_closed(comparisons: pl.DataFrame, closed: pl.DataFrame) -> pl.DataFrame:

@@ -38,7 +38,7 @@ def test_model_verdicts_and_figures_are_stored(environment: dict[str, str], tmp_
     own = distilled_judgments(artifact)
     assert set(own["judge"]) == {"distilled", "simulated"}
     assert own.filter(pl.col("judge") == "simulated").height == artifact.facts["bought"] == BOUGHT
-    assert {"held_out_agreement", "held_out_ece_scaled", "before_held_out_agreement", "judged_pairs_per_second"} <= set(
+    assert {"held_out_agreement", "held_out_ece_scaled", "before_held_out_agreement", "held_out_retrieval_agreement"} <= set(
         record.notes
     )
     assert record.mlflow_run

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anmi_pipeline.judging.pairwise_measures import agreement, confidence, confidence_bins, figures, fit_temperature
+from anmi_pipeline.judging.pairwise_measures import (
+    agreement,
+    confidence,
+    confidence_bins,
+    figures,
+    fit_temperature,
+    retrieval_agreement,
+)
 from anmi_pipeline.rating.graphs import Floats
+from anmi_pipeline.tables import POOL
 
 N = 20_000
 
@@ -68,3 +76,11 @@ def test_bins_hold_confidence_and_what_the_judges_said() -> None:
     assert (bins["predicted"] - bins["observed"]).abs().max() < 0.04  # type: ignore[operator]
     p, told = confidence(np.array([-2.0]), np.array([0.25]))
     assert (round(float(p[0]), 4), float(told[0])) == (0.8808, 0.75)
+
+
+def test_the_order_of_the_retrievers_is_a_baseline() -> None:
+    pool = POOL.frame({"query_id": ["q"] * 3, "doc_id": ["a", "b", "c"], "rrf_pool_rank": [1, 2, None]})
+    pairs = [("a", "b", 1.0), ("a", "c", 0.9), ("b", "c", 0.0), ("c", "unknown", 1.0), ("a", "b", 0.5)]
+    held = pl.DataFrame([{"query_id": "q", "doc_i": i, "doc_j": j, "preference": p} for i, j, p in pairs])
+    assert retrieval_agreement(held, pool, "rrf") == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+    assert retrieval_agreement(held.tail(1), pool, "rrf") is None

@@ -52,6 +52,7 @@ class Stats:
         answered: calls that were answered and billed, those of batches included.
         faults: injected faults by kind.
         attempts: attempts by digest of the content.
+        queries: attempts by text of the query.
         paid: answers billed by digest of the content.
         input_tokens: billed.
         output_tokens: billed.
@@ -66,6 +67,7 @@ class Stats:
     answered: int = 0
     faults: Counter = field(default_factory=Counter)
     attempts: Counter = field(default_factory=Counter)
+    queries: Counter = field(default_factory=Counter)
     paid: Counter = field(default_factory=Counter)
     input_tokens: int = 0
     output_tokens: int = 0
@@ -168,6 +170,7 @@ class WireServer:
             return failed
         asked = read_request(body, provider)
         self.stats.attempts[asked.digest] += 1
+        self.stats.queries[asked.query] += 1
         attempt = self.stats.attempts[asked.digest]
         name = digest_of({"call": asked.digest, "attempt": attempt})
         wait = self._limit(asked.input_tokens + asked.limit)

@@ -2,7 +2,7 @@
 
 Both processes (`asked.py`) ask their half of a plan, which costs several times the cap, through the unmodified SDK from a
 loopback server: under `max_usd` and under `max_calls`, on SQLite and on Postgres, and each of these again with a process that is
-killed (SIGKILL) when half of the cap is billed. The server writes log-normal numbers of output tokens, so that most calls cost far
+killed (SIGKILL) when half of the cap is billed. The server writes log-normal numbers of output tokens, so that most calls cost
 less than the most they may, refuses some, and breaks the connection of some that it has billed. It bills a call when it comes.
 While they race, what it has billed is compared with what the books hold as spent or reserved, and that with the cap; afterwards
 the books are added up anew from the reservations. About three minutes on 2 cores.

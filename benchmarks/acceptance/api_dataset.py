@@ -151,3 +151,8 @@ def api_judge(provider: str, url: str, name: str, model: str, **changes: object)
 def write_lines(path: Path, lines: Sequence[str]) -> None:
     """Write lines of text."""
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def arguments_of(until: str) -> tuple[str, ...]:
+    """Arguments of `anmi` that build the dataset up to an asset."""
+    return ("run", "--dataset", NAME, "--until", until)
