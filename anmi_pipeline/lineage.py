@@ -14,7 +14,7 @@ from upath import UPath
 from anmi_pipeline import tables
 from anmi_pipeline.digests import build_key, digest_bytes, digest_table
 from anmi_pipeline.errors import ArtifactError, InputError, nearest
-from anmi_pipeline.records import Record, Records, asset_of
+from anmi_pipeline.records import Record, Records, Upstream, asset_of
 from anmi_pipeline.sealing import is_local, is_partial, read_sealed
 from anmi_pipeline.store import MANIFEST, Artifact, Store, identity
 from anmi_pipeline.tables import TableSpec
@@ -54,12 +54,20 @@ class Damage:
 def lineage(records: Records, record: Record, name: str | None = None, digest: str | None = None) -> Node:
     """The tree of everything a build was made from."""
     memo: dict[tuple[str, str, str], Node] = {}
+    known: dict[tuple[str, str, str, str], Record | None] = {}
+
+    def parent_of(name: str, entry: Upstream) -> Record | None:
+        """Each record is read once: most of them are read by several others."""
+        build = (asset_of(name), entry.partition, entry.build_key, entry.object)
+        if build not in known:
+            known[build] = records.parent(name, entry)
+        return known[build]
 
     def grow(name: str, digest: str, record: Record | None) -> Node:
         key = (name, digest, record.build_key if record else "")
         if key not in memo:
             upstream = sorted(record.upstream.items()) if record else []
-            parents = tuple(grow(parent, entry.digest, records.parent(parent, entry)) for parent, entry in upstream)
+            parents = tuple(grow(parent, entry.digest, parent_of(parent, entry)) for parent, entry in upstream)
             memo[key] = Node(name, digest, record, parents)
         return memo[key]
 

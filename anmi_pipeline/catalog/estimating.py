@@ -26,7 +26,7 @@ from anmi_pipeline.judging.judges import CALLS, Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.money import Money
 from anmi_pipeline.judging.outlay import Ahead, alike, look_ahead
-from anmi_pipeline.judging.panel import build_judges
+from anmi_pipeline.judging.panel import Home, build_judges
 from anmi_pipeline.judging.probing import PROBE, next_size, probe_keys
 from anmi_pipeline.judging.rounds import Study, open_study
 from anmi_pipeline.judging.worth import worth_of_next
@@ -67,8 +67,9 @@ class Opened:
             judge.model_copy(update={"batch": None}) if isinstance(judge, ApiJudgeConfig) else judge for judge in judging.judges
         ]
         config = judging.model_copy(update={"judges": tuple(plain)})
+        home = Home(Records(Store(self.settings.store_url)), self.settings.home / "cache", self.config.name)
         return build_judges(
-            config, self.evidence, self.config.seed, self.settings.data, money=self.money, conf=self.settings.conf
+            config, self.evidence, self.config.seed, self.settings.data, money=self.money, conf=self.settings.conf, home=home
         )
 
     def ahead(self, judges: list[Judge]) -> Ahead:

@@ -14,7 +14,7 @@ from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger_tables import Books
-from anmi_pipeline.judging.panel import build_judges
+from anmi_pipeline.judging.panel import Home, build_judges
 from anmi_pipeline.judging.replanning import ReplanReport, replan_report
 from anmi_pipeline.judging.rounds import open_study
 from anmi_pipeline.records import Records
@@ -56,6 +56,7 @@ def replan(dataset: str, settings: Settings) -> ReplanReport:
     with Books(settings.ledger_url) as books:
         _, previous = standing(books, records, config)
     study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval, previous)
-    judges = build_judges(judging, evidence, config.seed, settings.data, conf=settings.conf)
+    home = Home(records, settings.home / "cache", dataset)
+    judges = build_judges(judging, evidence, config.seed, settings.data, conf=settings.conf, home=home)
     with Books(settings.ledger_url) as ledger:
         return replan_report(table("comparison_plan", tables.PLAN), judges, evidence, ledger, study)

@@ -154,7 +154,7 @@ def compared(work: Work, made: Distillation) -> dict[str, Json]:
     if base is not None and training.figures.agreement <= base:
         work.log.warning(
             f"The pairwise judge agrees with {training.figures.agreement:.3f} of the held-out verdicts, the order of generator "
-            f"{generator} with {base:.3f}: its verdicts may add little to the retrievers'. Buy more verdicts, train a larger model, "
+            f"{generator} with {base:.3f}: its verdicts may add little to them. Buy more verdicts, train a larger model, "
             "or drop judging.distil."
         )
     return {"held_out_retrieval_agreement": base}

@@ -28,7 +28,7 @@ from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger_imports import imports_digest
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.money import Money
-from anmi_pipeline.judging.panel import build_grader, build_judges
+from anmi_pipeline.judging.panel import Home, build_grader, build_judges
 from anmi_pipeline.judging.recorded import judge_inputs, recorded_documents
 from anmi_pipeline.judging.report import judge_report as report_on
 from anmi_pipeline.judging.rounds import Rounds, Study, collect_plan, collect_rounds, open_study
@@ -84,6 +84,7 @@ def pairwise_judgments(context: dg.AssetExecutionContext, workspace: dg.Resource
     splits, epoch = judged_splits(bench), epoch_of_plan(bench)
     reads = [Read("comparison_plan"), Read("corpus"), Read("queries", splits), Read("candidate_pool", splits)]
     reads += carried_reads(bench, epoch)
+    reads += [Read("pairwise_judge", partition=name) for name in bench.dataset.judging.teachers]
     if bench.dataset.judging.needs_qrels:
         reads.append(Read("qrels", splits))
     settings = judging_settings(bench, epoch)
@@ -151,7 +152,8 @@ def desk_of(work: Work, books: Books, evidence: JudgeEvidence, epoch: Epoch | No
     epoch = epoch or epoch_of_plan(work.bench)
     caps = (epoch.max_usd, epoch.max_calls) if epoch.capped else (judging.max_usd, judging.max_calls)
     money = Money(books, epoch.scope, *caps, settings.conf)
-    judges = build_judges(judging, evidence, dataset.seed, settings.data, money=money, conf=settings.conf)
+    home = Home(work.bench.workspace.records, work.bench.workspace.cache, dataset.name, books)
+    judges = build_judges(judging, evidence, dataset.seed, settings.data, money=money, conf=settings.conf, home=home)
     term = Term(epoch.name, epoch.opened_at)
     return Desk(judges, evidence, books, judging, dataset.rating, dataset.seed, term, money, previous_of(work))
 

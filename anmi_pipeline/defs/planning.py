@@ -21,7 +21,7 @@ from anmi_pipeline.judging.costing import Basis, costs_of
 from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.outlay import all_ahead
-from anmi_pipeline.judging.panel import build_judges
+from anmi_pipeline.judging.panel import Home, build_judges
 from anmi_pipeline.judging.plan import calls_by_judge, certify_plan, plan_comparisons
 from anmi_pipeline.judging.recorded import recorded_plan
 from anmi_pipeline.judging.rounds import Study, later_calls, plan_first
@@ -78,7 +78,8 @@ def priced(work: Work, pairs: pl.DataFrame, study: Study | None) -> dict[str, Js
     )
     basis = Basis(evidence, dataset.judging, dataset.seed, settings.conf)
     ahead = all_ahead(pairs, dataset.judging, study)
-    judges = build_judges(dataset.judging, evidence, dataset.seed, settings.data, conf=settings.conf)
+    home = Home(work.bench.workspace.records, work.bench.workspace.cache, dataset.name)
+    judges = build_judges(dataset.judging, evidence, dataset.seed, settings.data, conf=settings.conf, home=home)
     costs = [cost for judge in judges for cost in costs_of(basis, ahead, judge, None)]
     return {"estimate": cast("Json", [asdict(cost) for cost in costs])}
 

@@ -38,6 +38,7 @@ class ApiJudge:
 
     chunk = 1_000_000
     late = True
+    learns = False
 
     def __init__(
         self,
@@ -101,6 +102,9 @@ class ApiJudge:
     def read(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Parse the stored answers."""
         return read_rows(rows, self._prompt)
+
+    def learn(self, judgments: pl.DataFrame) -> None:
+        """Nothing to learn from others."""
 
     def requests(self, calls: pl.DataFrame) -> list[Request]:
         """The requests of calls (CALLS columns), each call once. Needs no key."""

@@ -163,9 +163,13 @@ async def collect_async(
             await part.judge.open()
     askings = [Asking(part, ledger, opened.epoch, told) for part in parts if part.missing.height]
     await asked_together(askings, finish=config.at_cap == "finish")
-    done = [part.finished(config) for part in parts]
-    table = JUDGMENTS.frame(pl.concat([frame for frame, _ in done])) if done else JUDGMENTS.frame()
-    return table, CollectReport(tuple(count for _, count in done))
+    done: dict[str, tuple[pl.DataFrame, JudgeCount]] = {}
+    for part in sorted(parts, key=lambda part: part.judge.learns):
+        if part.judge.learns:
+            part.judge.learn(pl.concat([JUDGMENTS.frame(), *(frame for frame, _ in done.values())]))
+        done[part.judge.name] = part.finished(config)
+    table = JUDGMENTS.frame(pl.concat([JUDGMENTS.frame(), *(frame for frame, _ in done.values())]))
+    return table, CollectReport(tuple(done[judge.name][1] for judge in judges))
 
 
 def look_up(plan: pl.DataFrame, judge: Judge, evidence: JudgeEvidence, ledger: Ledger, term: Term) -> Part:

@@ -9,10 +9,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from anmi_pipeline.judging.click_logs import ClickLogs
-from anmi_pipeline.judging.distil_config import DistilConfig
+from anmi_pipeline.judging.distil_config import DISTILLED, DistilConfig
 from anmi_pipeline.judging.judge_configs import (
     OPERATIONAL,
     ApiJudgeConfig,
+    DistilledJudge,
     JudgeConfig,
     Name,
     RecordedJudge,
@@ -193,6 +194,8 @@ class JudgingConfig(Config):
 
     def _check_names(self, names: list[str]) -> None:
         """Refuse tiers and graders that name no judge, and listwise judges without lists."""
+        if self.distil is not None and DISTILLED in names:
+            raise ValueError(f'a judge is named "{DISTILLED}", as the verdicts of the model that is distilled here. Rename it.')
         asked = [name for tier in self.routing.tiers for name in tier.judges] if self.routing is not None else []
         if self.anchors is not None and isinstance(self.anchors.source, JudgedGrades):
             asked.append(self.anchors.source.name)
@@ -230,6 +233,11 @@ class JudgingConfig(Config):
     def uses_api(self) -> bool:
         """Whether any judge costs money."""
         return any(isinstance(judge, ApiJudgeConfig) for judge in self.judges)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Datasets whose pairwise model is a judge here."""
+        return tuple(sorted({judge.dataset for judge in self.judges if isinstance(judge, DistilledJudge)}))
 
     @property
     def weights(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ Belongs here: the judge, its scale. Does not: loading and running rerankers (`re
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,11 @@ class CrossEncoderJudge(LocalJudge):
 
     The scale is, in this order: the configured one; the one under which verdicts of other judges about the same pairs are the
     most probable, where such verdicts are given; else sqrt(2) times the pooled standard deviation of the scores within their
-    queries, under which two documents drawn from a query differ by one probit unit, root mean square. The last two depend on all
-    pairs that are read together, so more queries move them a little: configure the scale where that matters.
+    queries, under which two documents drawn from a query differ by one probit unit, root mean square. The last two depend on the
+    pairs that are read first, and are frozen then, so that later rounds and queries move no verdict.
     """
+
+    learns = True
 
     chunk = 5_000
 
@@ -47,6 +49,7 @@ class CrossEncoderJudge(LocalJudge):
         evidence: JudgeEvidence,
         config: JudgingConfig,
         fitted: pl.DataFrame | None = None,
+        freeze: Callable[[float], float] = lambda scale: scale,
     ) -> None:
         """Keep the texts.
 
@@ -56,6 +59,7 @@ class CrossEncoderJudge(LocalJudge):
             evidence: the texts.
             config: weights of the other judges.
             fitted: JUDGMENTS frame of other judges, from which the scale may be fitted.
+            freeze: puts an estimated scale on record and returns the one that was there first.
 
         Raises:
             InputError: the model cannot be found.
@@ -66,6 +70,8 @@ class CrossEncoderJudge(LocalJudge):
         self._corpus = evidence.corpus
         self._config = config
         self._verdicts = fitted
+        self._freeze = freeze
+        self._frozen: float | None = settings.scale
         self._place = resolve_model(settings.model, settings.revision)
         self._encoder: CrossEncoder | None = None
         self._scores: dict[tuple[str, str], float] = {}
@@ -131,10 +137,18 @@ class CrossEncoderJudge(LocalJudge):
             refuse_without_head(self._place, self._settings)
         return self._encoder
 
+    def learn(self, judgments: pl.DataFrame) -> None:
+        """Take the verdicts of the other judges: the scale is fitted where they are about the same pairs."""
+        self._verdicts = judgments
+
     def scale(self, rows: pl.DataFrame, first: Floats, second: Floats) -> float:
-        """The scale of these pairs: configured, fitted to other judges' verdicts, or from the spread of the scores."""
-        if self._settings.scale is not None:
-            return self._settings.scale
+        """The scale: configured, or estimated from the pairs that are read first."""
+        if self._frozen is None:
+            self._frozen = self._freeze(self.estimated(rows, first, second))
+        return self._frozen
+
+    def estimated(self, rows: pl.DataFrame, first: Floats, second: Floats) -> float:
+        """The scale of these pairs: fitted to other judges' verdicts, or from the spread of the scores."""
         if self._verdicts is not None and self._verdicts.height:
             own = rows.select("query_id", "first_id", "second_id").with_columns(gap=pl.Series(first - second))
             known = weighted_comparisons(self._verdicts.filter(pl.col("judge") != self._name), self._config.weights)

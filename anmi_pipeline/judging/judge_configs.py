@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from anmi_pipeline.judging.anthropic_client import AnthropicModel
 from anmi_pipeline.judging.batches import BatchConfig
 from anmi_pipeline.judging.dispatch import DispatchConfig
+from anmi_pipeline.judging.distil_config import CrossEncoderSettings, DistilledSettings
 from anmi_pipeline.judging.openai_client import OpenAIModel
 from anmi_pipeline.judging.prompts import PromptLimits
 from anmi_pipeline.settings import Config
@@ -127,9 +128,24 @@ class AnthropicJudge(ApiSettings, AnthropicModel):
         return self
 
 
+class CrossEncoderJudge(Weighted, CrossEncoderSettings):
+    """A reranker's scores as probabilities."""
+
+    kind: Literal["cross_encoder"] = Field(default="cross_encoder", description="which judge this is")
+    name: Name = "cross-encoder"
+
+
+class DistilledJudge(Weighted, DistilledSettings):
+    """The pairwise model of another dataset."""
+
+    kind: Literal["distilled"] = Field(default="distilled", description="which judge this is")
+    name: Name = "distilled"
+
+
 ApiJudgeConfig = OpenAIJudge | AnthropicJudge
 JudgeConfig = Annotated[
-    EnsembleJudge | SimulatedJudge | RecordedJudge | OpenAIJudge | AnthropicJudge, Field(discriminator="kind")
+    EnsembleJudge | SimulatedJudge | RecordedJudge | OpenAIJudge | AnthropicJudge | CrossEncoderJudge | DistilledJudge,
+    Field(discriminator="kind"),
 ]
-OPERATIONAL = frozenset({"dispatch", "batch", "timeout_s", "api_key_env", "token_factor", "tool_tokens"})
+OPERATIONAL = frozenset({"dispatch", "batch", "timeout_s", "api_key_env", "token_factor", "tool_tokens", "batch_tokens"})
 """Fields of judges that say how they are asked and not what: no part of call keys or build keys."""

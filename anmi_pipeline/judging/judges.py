@@ -112,6 +112,15 @@ class Judge(Protocol):
         ...
 
     @property
+    def learns(self) -> bool:
+        """Whether it wants to see the other judges' verdicts before its own answers are read."""
+        ...
+
+    def learn(self, judgments: pl.DataFrame) -> None:
+        """Take the other judges' verdicts on the same plan (JUDGMENTS frame)."""
+        ...
+
+    @property
     def chunk(self) -> int:
         """How many calls `answer` is handed at once; each part it yields is committed before the next is awaited."""
         ...
@@ -178,6 +187,7 @@ class LocalJudge:
 
     folds = False
     late = False
+    learns = False
 
     def settings(self, judge_id: str) -> CallSettings:
         """What the answers of this judge depend on besides the texts."""
@@ -194,6 +204,9 @@ class LocalJudge:
     def read(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Take the votes as they were filed."""
         return rows.with_columns(weight=pl.lit(1.0))
+
+    def learn(self, judgments: pl.DataFrame) -> None:
+        """Nothing to learn from others."""
 
     async def open(self) -> None:
         """Nothing to open."""

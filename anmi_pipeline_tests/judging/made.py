@@ -63,6 +63,13 @@ class Watched:
         return self.judge.folds
 
     @property
+    def learns(self) -> bool:
+        return self.judge.learns
+
+    def learn(self, judgments: pl.DataFrame) -> None:
+        self.judge.learn(judgments)
+
+    @property
     def late(self) -> bool:
         return self.judge.late
 

@@ -136,7 +136,7 @@ def add_query(
 
 
 def other_parser(figures: Figures, installation: Installation, server: SpawnedServer, before: Work) -> None:
-    """Another way to read the answers on record."""
+    """Another way to read the answers on record; then the old one again."""
     command = [sys.executable, "-c", OTHER_PARSER, *arguments_of(JUDGED), "--rebuild"]
     ended(figures, "another parser", run(command, installation.environment()))
     after = Work.of(server, installation)
@@ -149,6 +149,10 @@ def other_parser(figures: Figures, installation: Installation, server: SpawnedSe
     wrong = read.filter((pl.col("expected") - pl.col("now")).abs() > 1e-12).height + read["now"].null_count()
     changed = both.filter(pl.col("p_first") != pl.col("p_first_now")).height
     figures.check("another parser: verdicts that are not read anew", wrong, exactly(0), detail=f"{changed:,} changed")
+    ended(figures, "the old parser again", installation.anmi(*arguments_of(JUDGED), "--rebuild"))
+    again = Work.of(server, installation)
+    figures.check("the old parser again: calls", again.received - after.received, exactly(0))
+    figures.claim("the old parser again: the verdicts are the old ones", written(again.verdicts) == written(before.verdicts))
 
 
 def other_judge(figures: Figures, made: ApiDataset, installation: Installation, server: SpawnedServer, before: Work) -> None:
