@@ -12,6 +12,7 @@ import polars as pl
 from numpy.linalg import LinAlgError
 
 from anmi_pipeline import tables
+from anmi_pipeline.catalog.datasets import DatasetConfig
 from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.epochs import drift_of
@@ -32,6 +33,7 @@ from anmi_pipeline.judging.click_logs import click_graph, log_files
 from anmi_pipeline.judging.distilled import distilled_judgments
 from anmi_pipeline.rating.calibration import CalibrationReport, calibrate
 from anmi_pipeline.rating.comparisons import fold_judgments
+from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.coverage import Flagged
 from anmi_pipeline.rating.elo import rate, true_labels
 from anmi_pipeline.rating.features import score_features
@@ -109,7 +111,7 @@ def fold(work: Work, settings: Mapping[str, Json]) -> Content:
 def elo_table(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Scores of every judged document on the Elo scale with 95 % intervals, fitted under a Gaussian prior."""
     bench = Bench(context, workspace)
-    rating, splits = bench.dataset.rating, judged_splits(bench)
+    rating, splits = rating_of(bench.dataset), judged_splits(bench)
     judging = bench.dataset.judging
     # Recorded verdicts bring their own documents; the informative prior reads the retrievers' scores of any.
     pooled = not judging.recorded or rating.prior == "scores"
@@ -125,12 +127,22 @@ def elo_table(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Wor
     return bench.build(fit, config=settings, reads=reads, pool=CPU_POOL)
 
 
+def rating_of(dataset: DatasetConfig) -> RatingConfig:
+    """The settings of the fit.
+
+    Errors that are read off the residuals take comparisons for independent, however they are weighted; those of one ranking are
+    not. Their weights say how much they are worth together, and `fisher` is what follows from the weights.
+    """
+    listed = dataset.judging.design == "lists" and dataset.rating.std_error in ("hc3", "dispersion")
+    return dataset.rating.model_copy(update={"std_error": "fisher"}) if listed else dataset.rating
+
+
 def fit(work: Work) -> Content:
     """Fit the Elo table and log the fit to MLflow; queries under the coverage floor are named and not in it."""
     dataset = work.bench.dataset
     graph, flagged = Graph.of(work), flagged_queries(work)
     documents = flagged.left_out_of(judged_documents(work, graph.judged))
-    with work.track("rating", dataset.rating.model_dump(mode="json"), {"anmi.dataset": dataset.name}) as tracked:
+    with work.track("rating", rating_of(dataset).model_dump(mode="json"), {"anmi.dataset": dataset.name}) as tracked:
         if dataset.rating.source == "qrels":
             elo = true_labels(documents, work.table("qrels", tables.QRELS), dataset.rating)
             notes, plots = cast("dict[str, Json]", {"source": "true labels, no fit"}), elo_plots(elo)
@@ -194,7 +206,7 @@ def scores(work: Work, graph: Graph, documents: pl.DataFrame) -> tuple[pl.DataFr
 
     Clicks come on top of a fit of the verdicts: the prior stays theirs, and a query without clicks keeps its scores to the bit.
     """
-    config, features, prior = work.bench.dataset.rating, prior_features(work, documents), frozen_prior(work)
+    config, features, prior = rating_of(work.bench.dataset), prior_features(work, documents), frozen_prior(work)
     # The reports are incidental: they hold times.
     if graph.clicked is None:
         elo, report = rate(graph.judged, documents, config, work.progress, features=features, prior=prior)

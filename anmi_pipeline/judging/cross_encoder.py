@@ -4,7 +4,7 @@ Belongs here: the judge, its scale. Does not: loading and running rerankers (`re
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ class CrossEncoderJudge(LocalJudge):
         """Texts and model say everything."""
         return None
 
-    async def answer(self, calls: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
+    async def answer(self, calls: pl.DataFrame) -> AsyncGenerator[pl.DataFrame]:
         """Score the documents of the calls, each once."""
         self.score(calls)
         sides = [

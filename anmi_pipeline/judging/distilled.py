@@ -4,7 +4,7 @@ Belongs here: the judge, where its model comes from, reading `pairwise_judge` as
 (`pairwise_model.py`) and its training.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +115,7 @@ class DistilledJudge(LocalJudge):
         """Texts and model say everything."""
         return None
 
-    async def answer(self, calls: pl.DataFrame) -> AsyncIterator[pl.DataFrame]:
+    async def answer(self, calls: pl.DataFrame) -> AsyncGenerator[pl.DataFrame]:
         """Answer all calls at once."""
         if self._model is None:
             self._model = load_pairwise_model(self._source.folder)

@@ -21,7 +21,7 @@ from anmi_pipeline.tables import TableSpec
 from anmi_pipeline_tests.docs.pages import REPOSITORY, Block, Command, blocks, commands
 
 EXAMPLES = REPOSITORY / "docs" / "examples"
-HEADER = re.compile(r"^# conf/(datasets|recipes)/([\w-]+)\.yaml\n")
+HEADER = re.compile(r"^# conf/(datasets|recipes|judges)/([\w-]+)\.yaml\n")
 STORED = {
     "corpus": tables.CORPUS,
     "queries": tables.QUERIES,
@@ -52,13 +52,19 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for block in blocks("yaml"):
         header = HEADER.match(block.text)
         assert header, f"{block.page}: a YAML block starts with its file, such as # conf/datasets/handbook.yaml"
+        (folder / header[1]).mkdir(exist_ok=True)
         (folder / header[1] / f"{header[2]}.yaml").write_text(block.text, encoding="utf-8")
     return folder
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: f"{block.page} {block.text.splitlines()[0]}")
-def test_yaml_blocks_are_valid(block: Block, conf: Path) -> None:
+def test_yaml_blocks_are_valid(block: Block, conf: Path, tmp_path: Path) -> None:
     room, name = HEADER.match(block.text).groups()
+    if room == "judges":
+        asking = tmp_path / "asking.yaml"
+        asking.write_text(f"description: asks it\nextends: stdlib\njudging: {{judges: [{name}]}}\n", encoding="utf-8")
+        assert [judge.name for judge in read_dataset(asking, conf).judging.judges] == [name]
+        return
     if room == "recipes":
         load_recipe(name, conf)
         return

@@ -10,11 +10,18 @@ import pytest
 from scipy.stats import norm
 
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.collect import collect
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.cross_encoder import CrossEncoderJudge, fit_scale, probabilities, spread_scale
 from anmi_pipeline.judging.distil_config import CrossEncoderSettings
+from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.judge_configs import SimulatedJudge
 from anmi_pipeline.judging.judges import JudgeEvidence, call_keys, checked
+from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.panel import Home, build_judges
+from anmi_pipeline.judging.plan import plan_comparisons
+from anmi_pipeline.records import Records
+from anmi_pipeline.store import Store
 from anmi_pipeline.tables import JUDGMENTS
 from anmi_pipeline_tests.judging.made import made_evidence
 from anmi_pipeline_tests.judging.tiny_models import made_texts, tiny_encoder
@@ -146,3 +153,35 @@ def test_failures_stay_failures(reranker: str) -> None:
     read = asked.read(rows)
     assert read["p_first"][0] is None
     assert read["p_first"].null_count() == 1
+
+
+def collected(reranker: str, url: str, queries: int, *, audit: float = 1.0) -> pl.DataFrame:
+    """A reranker beside a simulated judge, through the panel and the ledger."""
+    config = JudgingConfig.model_validate({
+        "judges": [{"kind": "simulated"}, {"kind": "cross_encoder", "model": reranker, "max_tokens": 32}],
+        "pool_size": 8, "design": "cycles", "degree": 4, "audit_share": audit,
+    })  # fmt: skip
+    evidence = worded(queries)
+    plan, _ = plan_comparisons(pool_documents(evidence.pool, config), config, 0)
+    with Books(url) as books:
+        home = Home(Records(Store(url.removeprefix("sqlite:///") + ".store")), Path(), "made", books)
+        judges = build_judges(config, evidence, 0, home=home)
+        return collect(plan, judges, evidence, books, config)[0].filter(pl.col("judge") == "cross-encoder")
+
+
+def worded(queries: int) -> JudgeEvidence:
+    """Made-up evidence in words that the model knows."""
+    plain, (asked, documents) = made_evidence(queries, 8), made_texts(9, 8)
+    return replace(
+        plain,
+        queries=plain.queries.with_columns(text=pl.Series(list(asked.values())[:queries])),
+        corpus=plain.corpus.with_columns(text=pl.Series(list(documents.values()))),
+    )
+
+
+def test_the_scale_is_fitted_to_the_other_judges_and_frozen(reranker: str, sqlite_url: str) -> None:
+    few = collected(reranker, sqlite_url, 2)
+    more = collected(reranker, sqlite_url, 4)
+    assert more.filter(pl.col("query_id").is_in(few["query_id"].unique().implode())).equals(few)
+    fresh = collected(reranker, sqlite_url.replace("ledger", "other"), 4)
+    assert not fresh["p_first"].equals(more["p_first"])  # other pairs, another scale: what was frozen kept it

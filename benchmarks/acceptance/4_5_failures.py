@@ -167,11 +167,10 @@ def ratings(figures: Figures, made: ApiDataset, installation: Installation, outc
     figures.check(f"{name}: tau of the ratings with the fit on the surviving votes", tau(mine, again), at_least(0.97), seed=seed,
                   detail=f"largest difference {max(abs(mine[key] - again[key]) for key in mine):.4f} Elo")  # fmt: skip
     truth = {(query, doc): hashed_truth(made.queries[query], made.documents[doc]) for query, doc in mine}
-    figures.check(f"{name}: tau with the truth, ratings against that fit", abs(tau(mine, truth) - tau(again, truth)), at_most(0.03),
-                  seed=seed, detail=f"tau {tau(mine, truth):.4f}")  # fmt: skip
+    moved, detail = abs(tau(mine, truth) - tau(again, truth)), f"tau {tau(mine, truth):.4f}"
+    figures.check(f"{name}: tau with the truth, ratings against that fit", moved, at_most(0.03), seed=seed, detail=detail)
     if "zero" in name:
-        told = {(query, doc): value for (query, doc), value in truth.items()}
-        gap = [2 * (told[q, a] - told[q, b]) for q, a, b in own.select("query_id", "first_id", "second_id").iter_rows()]
+        gap = [2 * (truth[q, a] - truth[q, b]) for q, a, b in own.select("query_id", "first_id", "second_id").iter_rows()]
         whole = own.with_columns(vote=pl.Series(1 / (1 + np.exp(-np.array(gap)))))
         figures.note(f"{name}: tau with the truth had no call failed", tau(fitted(whole, documents), truth), seed=seed)
         first = own.with_columns(pl.col("vote").fill_null(1.0))
