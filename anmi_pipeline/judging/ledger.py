@@ -92,7 +92,9 @@ class Ledger:
             kind = parsed.get_backend_name()
             if kind not in ("sqlite", "postgresql"):
                 raise InputError(f'the ledger URL (ANMI_LEDGER) names "{kind}"; the ledger runs on sqlite and postgresql.')
-            self._engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS} if kind == "sqlite" else {})
+            # Hidden: an error that is logged with its cause would quote the answers that could not be written.
+            timeout = {"timeout": BUSY_SECONDS} if kind == "sqlite" else {}
+            self._engine = sa.create_engine(parsed, connect_args=timeout, hide_parameters=True)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
             # Never the URL itself: it may hold a password.
             raise InputError(

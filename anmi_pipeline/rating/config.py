@@ -48,8 +48,8 @@ class RatingConfig(Config):
         default="hc3",
         description="standard errors. hc3: sandwich, which covers for soft preferences too; dispersion: Fisher's times the root "
         "of Pearson's dispersion; fisher: from the information alone, right for one 0/1 vote a pair; none: 0, no intervals. "
-        "Under prior scores they are posterior standard deviations, whatever is asked for here; under judging.design lists fisher "
-        "takes the place of hc3 and dispersion, for which the comparisons of one ranking would be independent",
+        "Under prior scores they are posterior standard deviations, whatever is asked for here. Under judging.design lists "
+        "fisher takes the place of hc3 and dispersion, for which the comparisons of one ranking would be independent",
     )
     tolerance: float = Field(default=1e-6, gt=0, description="largest gradient component at which a query counts as converged")
     source: Literal["comparisons", "qrels"] = Field(

@@ -9,6 +9,7 @@ from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
 from anmi_pipeline.judging.report import judge_report
+from anmi_pipeline.judging.tiers import RoutingConfig, Tier
 from anmi_pipeline.rating.coverage import coverage
 from anmi_pipeline.tables import JUDGMENTS, REPORT
 from anmi_pipeline_tests.judging.made import made_evidence
@@ -103,3 +104,21 @@ def test_a_simulated_judge_flips_as_often_as_its_error_rate_says(sqlite_url: str
     assert ensemble["intransitivity"] == 0
     assert {"share_simulated"} <= set(simulated)
     assert judge_report(table).equals(report)
+
+
+def test_tiers_have_their_calls_and_what_they_saved():
+    rows = [
+        {"query_id": "q", "first_id": a, "second_id": b, "judge": judge, "epoch": "1", "round": 1, "audit": False, "p_first": 0.9,
+         "status": "ok", "call_key": f"{a}{b}{judge}", "provenance": "model", "input_tokens": 1, "output_tokens": 1,
+         "cost_usd": usd, "latency_ms": 1.0}
+        for a, b, judge, usd in (
+            ("a", "b", "small", 1.0), ("a", "c", "small", 1.0), ("b", "c", "small", 1.0), ("c", "d", "small", 1.0),
+            ("a", "b", "large", 10.0),
+        )
+    ]  # fmt: skip
+    routing = RoutingConfig(tiers=(Tier(name="small", judges=("small",)), Tier(name="large", judges=("large",), share=0.25)))
+    report = judge_report(JUDGMENTS.frame(rows), routing=routing)
+    found = {(row["judge"], row["measure"]): row["value"] for row in report.iter_rows(named=True)}
+    assert found["tier small", "calls"] == 4 and found["tier large", "cost_usd"] == 10.0
+    assert found["tier large", "share_of_pairs"] == 0.25
+    assert found["all", "cost_all_last_tier"] == 40.0 and found["all", "saved_share"] == pytest.approx(1 - 14 / 40)

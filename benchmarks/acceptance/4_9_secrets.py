@@ -21,7 +21,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -38,6 +38,7 @@ BODY, HEAD, QUERY = "plantedbody", "plantedhead", "plantedquery"
 """Words in the middle of every document, at the beginning of every document, in every query."""
 ANSWERS = [text for text in GARBAGE if len(text) > 12]
 JUDGED = "pairwise_judgments"
+MOST_TURNS = 10
 CRASHING_PARSER = """
 from anmi_pipeline.judging import parsing
 def crash(answer):
@@ -107,11 +108,10 @@ def everything(scene: Scene) -> None:
 
 
 def by_batches(scene: Scene) -> None:
-    """Submit, come back too early, come back in time."""
-    for _ in range(2):
-        scene.anmi(*arguments_of(JUDGED))
-    scene.server.finish()
+    """Submit, come back too early, come back in time: each round is a batch."""
     scene.anmi(*arguments_of(JUDGED))
+    while scene.anmi(*arguments_of(JUDGED)).code and len(scene.said) < MOST_TURNS:
+        scene.server.finish()
 
 
 def full_ledger(scene: Scene) -> None:
@@ -129,7 +129,7 @@ def crash(scene: Scene) -> None:
 
 
 def kill(scene: Scene) -> None:
-    """kill -9 while calls are in flight, and again to the end."""
+    """A kill -9 while calls are in flight, and again to the end."""
     command, environment = scene.installation.command(*arguments_of(JUDGED)), scene.installation.environment()
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 300
@@ -143,21 +143,20 @@ def kill(scene: Scene) -> None:
 
 DOWN = {"dispatch": {"attempts": 2, "breaker_failures": 5, "breaker_seconds": 0.05, "breaker_trials": 2}}
 WAITING = {"batch": {"settle_seconds": 0}}
+SAID = WireSettings(quotes=True)
+PASSING = {"timeout": 0.1, "broken": 0.1, "disconnect": 0.1, "429": 0.1, "garbage": 0.1}
 CASES = (
     Case("success, a fifth of the answers garbage", everything, 0, wire=WireSettings(faults={"garbage": 0.2})),
     Case("batches", by_batches, 0, wire=WireSettings(faults={"garbage": 0.1}, batch_s=3600.0), judge=WAITING),
     Case("a refused key", judge_all, error="was refused", wire=WireSettings(key="another")),
     Case("a refused key, batches", judge_all, error="was refused", wire=WireSettings(key="another"), judge=WAITING),
-    Case("a refused request", judge_all, error="refused the request (400)", wire=WireSettings(faults={"400": 1.0}, quotes=True)),
-    Case("a forbidden model", judge_all, error="may not use", wire=WireSettings(faults={"403": 1.0}, quotes=True)),
-    Case("a provider that is down", judge_all, error="does not answer", wire=WireSettings(faults={"500": 1.0}, quotes=True), judge=DOWN),
-    Case(
-        "time-outs, broken bodies, broken connections", judge_all, 0,
-        wire=WireSettings(faults={"timeout": 0.1, "broken": 0.1, "disconnect": 0.1, "429": 0.1}, quotes=True), judge={"timeout_s": 2.0},
-    ),
-    Case("a ledger that cannot be written", full_ledger, error="disk is full"),
-    Case("a parser that crashes", crash, error="crashed"),
-    Case("kill -9", kill, 0, wire=WireSettings(latency_s=0.2)),
+    Case("a refused request", judge_all, error="refused the request (400)", wire=replace(SAID, faults={"400": 1.0})),
+    Case("a forbidden model", judge_all, error="may not use", wire=replace(SAID, faults={"403": 1.0})),
+    Case("a provider that is down", judge_all, error="does not answer", wire=replace(SAID, faults={"500": 1.0}), judge=DOWN),
+    Case("time-outs, broken bodies, broken connections", judge_all, 0, wire=replace(SAID, faults=PASSING), judge={"timeout_s": 2.0}),
+    Case("a ledger that cannot be written", full_ledger, error="disk is full", wire=WireSettings(faults={"garbage": 0.5})),
+    Case("a parser that crashes", crash, error="crashed", wire=WireSettings(faults={"garbage": 0.5})),
+    Case("kill -9", kill, 0, wire=WireSettings(latency_s=0.2, faults={"garbage": 0.2})),
 )  # fmt: skip
 
 
@@ -254,8 +253,9 @@ def is_database_file(place: str) -> bool:
 
 
 def sampled(place: str, data: bytes) -> bool:
-    """Whether an event of Dagster's log is about an asset that was built: its metadata show the beginning of five rows."""
-    return place.endswith("event_logs.event") and b"ASSET_MATERIALIZATION" in data
+    """Whether a value is the metadata of an asset that was built, where the UI shows the beginning of five of its rows."""
+    event = place.endswith("event_logs.event") and (b"StepMaterializationData" in data or b"StepOutputData" in data)
+    return event or place.endswith("asset_keys.last_materialization")
 
 
 # The claims
