@@ -29,12 +29,10 @@ from anmi_pipeline.rating.fit import fit_batch
 from anmi_pipeline.rating.prior import ScorePrior
 
 PAIR = ["query_id", "doc_i", "doc_j"]
-SIZES = (5, 10, 20)
+PAIR_SIZE, SIZES = 2, (5, 10, 20)
 CALLS = (20, 40, 80, 160)
 ERRORS: tuple[ErrorKind, ...] = ("fisher", "hc3")
 Z95 = 1.96
-LINK_SD = (NOISE**2 + SHIFT**2) ** 0.5
-"""Standard deviation of what is added to a gap: the truth in units of the link is the truth divided by it."""
 
 
 class Near(World):
@@ -95,15 +93,24 @@ def rank_lists(world: World, size: int, calls: int, noise: float) -> tuple[pl.Da
     return found.sort(PAIR), partitions * per_partition
 
 
-def covered(world: World, found: pl.DataFrame, errors: ErrorKind, precision: float) -> float:
-    """Share of the 95 % intervals of the scores that hold the truth in units of the link."""
+def link_sd(size: int, noise: float) -> float:
+    """Standard deviation of what is added to a gap: the truth in units of the link is the truth divided by it."""
+    if size == PAIR_SIZE:
+        return (NOISE**2 + SHIFT**2) ** 0.5
+    place = np.linspace(0, SHIFT, size)
+    apart = (place[:, None] - place)[~np.eye(size, dtype=np.bool_)]
+    return float((noise * NOISE**2 + (apart**2).mean()) ** 0.5)
+
+
+def covered(truth: np.ndarray, world: World, found: pl.DataFrame, errors: ErrorKind) -> float:
+    """Share of the 95 % intervals of the scores that hold the truth in units of the link, under its own spread as prior."""
     batch, _ = flatten(found, world.features.select("query_id", "doc_id"))
     fit = fit_batch(
         batch.n_items, batch.edge_ptr, batch.i, batch.j, found["preference"].to_numpy(), weight=batch.weight,
-        prior_precision=precision, std_error=errors,
+        prior_precision=float(1 / truth.var()), std_error=errors,
     )  # fmt: skip
-    truth = (world.truth - world.truth.mean(axis=1, keepdims=True)).ravel() / LINK_SD
-    return float(np.mean(np.abs(fit.theta - truth) < Z95 * np.asarray(fit.std_error)))
+    centred = (truth - truth.mean(axis=1, keepdims=True)).ravel()
+    return float(np.mean(np.abs(fit.theta - centred) < Z95 * np.asarray(fit.std_error)))
 
 
 def measure(world: World, noise: float, document: int) -> list[Row]:
@@ -133,13 +140,14 @@ def cover(queries: int, seed: int, noise: float) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for gaps in (1.0, 0.3):
         world = World(queries, seed) if gaps == 1 else Near(queries, seed)
-        precision = float(LINK_SD**2 / world.truth.var())
-        asked = {"pairs": DESIGNS["cycles"](world, 24, 1)[0]}
-        asked |= {f"lists of {size}": rank_lists(world, size, 2000 // size, noise)[0] for size in SIZES}
-        for name, compared in asked.items():
-            whole = compared.with_columns(pl.col("weight") * (1 if name == "pairs" else (int(name[9:]) + 1) / 3))
+        asked = {PAIR_SIZE: DESIGNS["cycles"](world, 24, 1)[0]}
+        asked |= {size: rank_lists(world, size, 2000 // size, noise)[0] for size in SIZES}
+        for size, compared in asked.items():
+            name = "pairs" if size == PAIR_SIZE else f"lists of {size}"
+            truth = world.truth / link_sd(size, noise)
+            whole = compared.with_columns(pl.col("weight") / dependence(size))
             for weights, own in (("discounted", compared), ("one each", whole)):
-                shares = {kind: covered(world, own, kind, precision) for kind in ERRORS}
+                shares = {kind: covered(truth, world, own, kind) for kind in ERRORS}
                 print(f"{gaps:<5} {name:12} {weights:11} {shares['fisher']:7.3f} {shares['hc3']:7.3f}", flush=True)
                 found.append({"gaps": gaps, "asked": name, "weights": weights, **shares})
     return found
