@@ -55,7 +55,7 @@ contracts: venv
 acceptance: venv ## run the acceptance scripts of an issue: make acceptance ISSUE=3
 	@$(BIN)/python benchmarks/acceptance/run.py $(ISSUE)
 
-benchmark: venv ## measure one stage beside its peers: make benchmark NAME=rating (or designs, graphs)
+benchmark: venv ## measure one stage beside its peers: make benchmark NAME=rating (or designs, graphs, judging, lists, costs)
 	@$(BIN)/python benchmarks/$(NAME).py
 
 screenshots: venv ## make the pictures of the docs again from the demo's state

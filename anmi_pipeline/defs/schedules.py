@@ -17,7 +17,7 @@ from anmi_pipeline.judging.refreshing import RefreshConfig
 REFRESHED = dg.AssetSelection.assets(
     *("corpus", "queries", "qrels"),
     *("lexical_run", "dense_run", "sparse_run", "late_interaction_run", "candidate_pool"),
-    *("comparison_plan", "pairwise_judgments", "judge_report", "comparison_graph", "elo_table"),
+    *("comparison_plan", "pairwise_judgments", "pairwise_judge", "judge_report", "comparison_graph", "elo_table"),
 )
 
 refresh_job = dg.define_asset_job(

@@ -31,7 +31,7 @@ from anmi_pipeline.records import Records
 from anmi_pipeline.settings import Settings
 from anmi_pipeline.store import Store
 
-FROM_JUDGMENTS = (JUDGED, "judge_report", "comparison_graph", RATED)
+FROM_JUDGMENTS = (JUDGED, "pairwise_judge", "judge_report", "comparison_graph", RATED)
 FROM_CLICKS = ("comparison_graph", RATED)
 RUNS_LOOKED_AT = 50
 """Newest runs of a dataset among which the last one that judged is looked for."""

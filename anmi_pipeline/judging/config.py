@@ -207,7 +207,7 @@ class JudgingConfig(Config):
             raise ValueError(f'judge "{listwise[0]}" ranks lists: set design: lists, and let all judges be listwise.')
         pairwise = [judge.name for judge in self.judges if isinstance(judge, ApiJudgeConfig) and judge.prompt == "pairwise"]
         if pairwise and self.design == "lists":
-            raise ValueError(f'judge "{pairwise[0]}" would be asked every pair of every list: set prompt: listwise, or another design.')
+            raise ValueError(f'judge "{pairwise[0]}" would be asked every pair of every list: set prompt: listwise.')
         if self.routing is not None and self.design == "lists":
             raise ValueError("a cascade routes pairs; it cannot stand beside design: lists.")
 
