@@ -144,7 +144,7 @@ def open_dataset(config: DatasetConfig, settings: Settings, books: Books) -> Ope
     epoch, previous = standing(books, records, config)
     study = None
     if judging.adaptive:
-        study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval, previous)
+        study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval, previous, name)
     caps = (epoch.max_usd, epoch.max_calls) if epoch.capped else (judging.max_usd, judging.max_calls)
     money = Money(books, epoch.scope, *caps, settings.conf)
     return Opened(config, settings, table("comparison_plan", tables.PLAN), evidence, study, books, money, epoch)

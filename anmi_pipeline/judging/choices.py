@@ -82,17 +82,18 @@ class Wanted:
 class ChoiceBook:
     """The choices of one study."""
 
-    def __init__(self, books: Books, study: str) -> None:
+    def __init__(self, books: Books, study: str, *, keep: bool = True) -> None:
         """Open; the table is made where it is not there yet.
 
         Args:
             books: the ledger.
             study: name of everything that choices rest on besides the query and its verdicts.
+            keep: put what is chosen on record; False for those who only ask what would be chosen.
 
         Raises:
             LedgerError: the ledger cannot be written.
         """
-        self.books, self.study = books, study
+        self.books, self.study, self.keep = books, study, keep
         with books.transaction("created") as connection:
             if connection.dialect.name != "sqlite":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(CREATE_LOCK)))
@@ -123,11 +124,12 @@ class ChoiceBook:
             chosen = choose({name: one.count for name, one in fresh.items()})
             own = {str(name): rows for (name,), rows in chosen.partition_by("query_id", as_dict=True).items()}
             empty = chosen.clear()
-            self.record(
-                {one.key: one.packed(own.get(name, empty).select("doc_i", "doc_j").iter_rows()) for name, one in fresh.items()}
-            )
-            # Read again: of two processes that choose at once the first one's choice counts for both.
-            known |= self.known(list(fresh.values()))
+            made = {one.key: one.packed(own.get(name, empty).select("doc_i", "doc_j").iter_rows()) for name, one in fresh.items()}
+            known |= made
+            if self.keep:
+                self.record(made)
+                # Read again: of two processes that choose at once the first one's choice counts for both.
+                known |= self.known(fresh.values())
         rows = [row for one in wanted for row in one.unpacked(known[one.key])]
         return pl.DataFrame(rows, schema=PAIRS).sort(PAIR)
 

@@ -9,11 +9,13 @@ from math import sqrt
 
 import polars as pl
 
+from anmi_pipeline.judging.choices import ChoiceBook
 from anmi_pipeline.judging.collect import Term, of_judge, on_record
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.estimating import Span
 from anmi_pipeline.judging.judges import Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
+from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.rounds import ENDS, Z95, Frozen, Study, estimate_prior, plan_next
 from anmi_pipeline.rating.prior import ScorePrior
 from anmi_pipeline.tables import JUDGMENTS, PLAN
@@ -47,7 +49,7 @@ def look_ahead(
     plan: pl.DataFrame,
     judges: Sequence[Judge],
     evidence: JudgeEvidence,
-    ledger: Ledger,
+    ledger: Books,
     config: JudgingConfig,
     study: Study | None,
     term: Term | None = None,
@@ -69,12 +71,13 @@ def look_ahead(
     """
     known, missing = on_record(plan, judges, evidence, ledger, config, term)
     planned, prior, number = plan, None, 1
+    book = ChoiceBook(ledger, study.choices, keep=False) if study is not None and study.choices is not None else None
     # What moves up a cascade rests on verdicts within a round, so its later rounds are only counted.
     while study is not None and config.routing is None and missing.is_empty() and number < config.rounds:
         number += 1
         if number == 2:
             prior = prior_of(known, planned, ledger, study)
-        later = plan_next(known, planned, study, prior, number)
+        later = plan_next(known, planned, study, prior, number, book)
         found, missing = on_record(later, judges, evidence, ledger, config, term)
         known = JUDGMENTS.frame(pl.concat([known, found]))
         planned = PLAN.frame(pl.concat([planned, later]))

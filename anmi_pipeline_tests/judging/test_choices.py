@@ -79,6 +79,17 @@ def test_what_a_cap_left_open_is_not_chosen_for_good(sqlite_url: str) -> None:
         assert second_round(books, study(), 0.2).equals(second_round(None, study(), 0.2))
 
 
+def test_who_only_asks_what_would_be_chosen_reads_the_record_and_keeps_nothing(sqlite_url: str) -> None:
+    made = study()
+    with Books(sqlite_url) as books:
+        plan, _ = plan_first(made)
+        reader = ChoiceBook(books, str(made.choices), keep=False)
+        for p in (0.9, 0.1):
+            assert plan_next(verdicts(plan, p), plan, made, None, 2, reader).equals(second_round(None, made, p))
+        kept = second_round(books, made, 0.9)
+        assert plan_next(verdicts(plan, 0.1), plan, made, None, 2, reader).equals(kept)
+
+
 def test_the_first_of_two_processes_chooses(sqlite_url: str) -> None:
     made = study()
     plan, _ = plan_first(made)

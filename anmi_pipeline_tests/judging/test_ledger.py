@@ -185,3 +185,16 @@ def test_commits_are_durable_by_setting(sqlite_url: str):
         assert connection.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "wal"
         assert connection.execute(sa.text("PRAGMA synchronous")).scalar_one() == 2  # FULL
         assert connection.execute(sa.text("PRAGMA busy_timeout")).scalar_one() == 60_000
+
+
+def test_what_could_not_be_written_is_quoted_by_no_error(sqlite_url: str):
+    with Ledger(sqlite_url) as ledger:
+        append(ledger, answers(KEYS[:1]))
+        with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as connection:
+            connection.execute("create trigger full before insert on verdicts begin select raise(abort, 'full'); end")
+        with pytest.raises(LedgerError, match="could not be written: full") as caught:
+            append(ledger, answers(KEYS[1:], raw_answer="PLANTED ANSWER"))
+        chain, shown = caught.value, ""
+        while chain is not None:
+            shown, chain = shown + f"{chain} {chain!r}", chain.__cause__ or chain.__context__
+        assert "PLANTED" not in shown

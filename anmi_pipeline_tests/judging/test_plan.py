@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.config import JudgingConfig
-from anmi_pipeline.judging.judge_configs import EnsembleJudge, SimulatedJudge
+from anmi_pipeline.judging.judge_configs import SimulatedJudge
 from anmi_pipeline.judging.listwise import CALL, lists_of
 from anmi_pipeline.judging.plan import belongs, calls_by_judge, certify_plan, plan_comparisons
 from anmi_pipeline.tables import CERTIFICATES, PLAN

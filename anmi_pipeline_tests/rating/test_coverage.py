@@ -31,7 +31,8 @@ def test_flagged_queries_are_named_and_left_out() -> None:
     found = Flagged.of(judged({"q1": [True, True], "q2": [True, False], "q3": [False, False]}), 0.9)
     assert found.facts() == {"queries_under_coverage_floor": 2, "not_scored": {"q2": 0.5, "q3": 0.0}}
     assert found.said(3) == (
-        "2 of 3 queries have less than 90% of their verdicts, first q2, q3: they are not scored. The judge report says what failed."
+        "2 of 3 queries have less than 90% of their verdicts, first q2, q3: they are not scored. "
+        "The judge report says what failed."
     )
     rows = pl.DataFrame({"query_id": ["q9", "q3", "q1", "q2", "q1"], "n": range(5)})
     assert found.left_out_of(rows).rows() == [("q9", 0), ("q1", 2), ("q1", 4)]

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Generator, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from anmi_pipeline_tests.defs.processes import living
 from anmi_pipeline_tests.ui.site import Served, Site, make_site
@@ -21,6 +21,7 @@ def browser() -> Iterator[Browser]:
     path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if path is None:
         pytest.skip("no Chromium; `.ci/run` installs Debian's package chromium")
+    expect.set_options(timeout=WAIT_MS)  # a context's default timeout does not reach what is expected
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield started

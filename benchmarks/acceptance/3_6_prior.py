@@ -18,8 +18,8 @@ from harness import Figures, Installation, arguments, at_least, bootstrap, built
 
 from anmi_pipeline import tables
 from anmi_pipeline.judging.config import JudgingConfig
-from anmi_pipeline.judging.judge_configs import SimulatedJudge
 from anmi_pipeline.judging.evidence import judged_pool
+from anmi_pipeline.judging.judge_configs import SimulatedJudge
 from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.plan import query_generator
 from anmi_pipeline.judging.simulated import Simulated
