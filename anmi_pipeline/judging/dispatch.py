@@ -126,9 +126,8 @@ class Dispatcher:
         self._fresh: Iterator[Request] = iter(())
         self._retries: list[Retry] = []
         self._numbers = itertools.count()
-        self._idle = 0
+        self._idle = self._handed = 0
         self._finished: list[Outcome] = []
-        self._handed = 0
         self._news, self._room, self._stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._room.set()
         self._sending: set[asyncio.Task[None]] = set()
@@ -179,10 +178,8 @@ class Dispatcher:
         finally:
             await self._close(workers, cashier)
             watch.end()
-        if cancelled is not None:
-            raise cancelled
-        if self._error is not None:
-            raise self._error
+        if (error := cancelled or self._error) is not None:
+            raise error
 
     async def _wait_for_news(self, workers: "list[asyncio.Task[None]]") -> None:
         """Return when there is an outcome, after a moment for others to join it; or when a worker ended."""

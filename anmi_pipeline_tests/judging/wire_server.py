@@ -37,7 +37,6 @@ from anmi_pipeline_tests.judging.wire_answers import (
 )
 from anmi_pipeline_tests.judging.wire_batches import AnthropicBatches, OpenAIBatches
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FOREVER = 3600.0
 Reply = web.StreamResponse
 
@@ -380,7 +379,7 @@ def spawned(settings: WireSettings | None = None) -> Generator[SpawnedServer]:
     """Serve from another process, so that neither shares a processor's lock with the other."""
     given = json.dumps(dataclasses.asdict(settings or WireSettings()))
     command = [sys.executable, "-m", "anmi_pipeline_tests.judging.wire_server", "--settings", given]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2]) as process:
         try:
             yield SpawnedServer(process.stdout.readline().strip(), process.pid)
         finally:
