@@ -60,6 +60,8 @@ def histogram_image(title: str, values: pl.Series) -> str:
     numbers = values.drop_nulls().to_numpy()
     if not len(numbers):
         return ""
+    if np.spacing(np.abs(numbers).max()) * BINS > np.ptp(numbers):
+        numbers = np.full(len(numbers), numbers[0])  # too close together for so many bins: one value
     counts, edges = np.histogram(numbers, bins=BINS)
     heights = np.round(counts * HEIGHT / counts.max()).astype(int)
     steps = "".join(f"V{HEIGHT - height}h{BIN_WIDTH}" for height in heights)

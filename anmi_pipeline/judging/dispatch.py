@@ -30,6 +30,8 @@ from anmi_pipeline.settings import Config
 LOG = logging.getLogger(__name__)
 LINES = 20
 """Lines of progress in the log of one dispatch."""
+OUTAGE_SHARE = 0.1
+"""Share of the pace below which refusals for the rate count as an outage."""
 WAITING_PER_WORKER = 16
 """Calls that may wait for their retry, per worker, before no new request is taken: they are held in memory."""
 
@@ -308,7 +310,9 @@ class Dispatcher:
             self.pacer.refused(error.retry_after)
         else:
             self.pacer.answered()
-        self._breaker.failed()
+        # A refusal for the rate is the pacer's to mend; it is an outage when the pace has given way and refusals go on.
+        if error.status != 429 or self._breaker.is_open or self.pacer.share < OUTAGE_SHARE:
+            self._breaker.failed()
         if self._breaker.given_up:
             raise JudgeError(
                 f"the provider does not answer ({error.kind}): {self._breaker.failures} calls in a row failed. All answers are "
