@@ -253,11 +253,11 @@ class Dispatcher:
         return None
 
     async def _attempt(self, call: Call) -> None:
-        """Make one attempt: admitted, paced, paid, sent."""
+        """Make one attempt: paid, paced, sent. Paid first: a slow commit would let paced calls leave as a burst."""
         reservation, leaves = None, False
         try:
-            await self._admit(call.request)
             reservation = await self._reserve(call.request)
+            await self._admit(call.request)
             leaves = not self._stop.is_set()
         finally:
             if not leaves:
@@ -289,7 +289,7 @@ class Dispatcher:
             self._answered(call, outcome, cost, started)
         except Retryable as error:
             cost, calls = (worst, 1) if may_be_billed(error) else (0, 0)
-            self._failed(call, error)
+            self._failed(call, error, started)
         except JudgeError:
             cost, calls = 0, 0
             raise
@@ -299,17 +299,17 @@ class Dispatcher:
             self._settle(reservation, cost, calls)
 
     def _answered(self, call: Call, outcome: Outcome, cost: int, started: float) -> None:
-        self.pacer.answered()
+        self.pacer.answered(started)
         self._breaker.succeeded()
         latency = outcome.latency_ms if outcome.latency_ms is not None else (asyncio.get_running_loop().time() - started) * 1000
         self._finish(replace(outcome, cost_usd=float(dollars(cost)), latency_ms=latency))
 
-    def _failed(self, call: Call, error: Retryable) -> None:
+    def _failed(self, call: Call, error: Retryable, started: float) -> None:
         """Note a failed attempt: another follows, or the request is finished without an answer."""
         if error.status == 429:
-            self.pacer.refused(error.retry_after)
+            self.pacer.refused(started, error.retry_after)
         else:
-            self.pacer.answered()
+            self.pacer.answered(started)
         # A refusal for the rate is the pacer's to mend; it is an outage when the pace has given way and refusals go on.
         if error.status != 429 or self._breaker.is_open or self.pacer.share < OUTAGE_SHARE:
             self._breaker.failed()

@@ -50,6 +50,8 @@ MAX_BATCH_BYTES = 200_000_000
 PAGE = 100
 REQUEST_ID = ("x-request-id", "request-id", "x-litellm-call-id")
 """Headers that name a call, the provider's own first; where there is none of them the answer's own id names it."""
+BARE_ANSWERS = 3
+"""So many first answers without log-probabilities are the server's way, not one bad answer."""
 KNOWN_WRITERS = 64
 STATUSES: Mapping[str, BatchStatus] = {"completed": "ended", "expired": "ended", "cancelled": "ended", "failed": "failed"}
 """Other statuses are of batches that run."""
@@ -93,11 +95,13 @@ class OpenAIClient:
         self._place = Place(settings, key)
         quiet_libraries()
         self._fixed = lru_cache(KNOWN_WRITERS)(self._sent)
-        self._logprobs_seen = False
+        self._without_logprobs: int | None = 0
         # A key or an URL from elsewhere than the settings would make equal call keys stand for different calls.
         self._sdk = openai.AsyncOpenAI(
             api_key=key, base_url=settings.base_url, max_retries=0, timeout=settings.timeout_s, http_client=http_client(openai)
         )
+        # The SDK imports a resource when it is first asked for, a tenth of a second that would hold up calls under way.
+        self._create = self._sdk.chat.completions.with_raw_response.create
 
     def __repr__(self) -> str:
         """Model and URL, never the key."""
@@ -130,7 +134,7 @@ class OpenAIClient:
         started = time.monotonic()
         # As an extra body: the SDK walks typed arguments against its types, which costs a third of the time of a call.
         body = wire_body(request.body)
-        sent = self._sdk.chat.completions.with_raw_response.create(model=str(body["model"]), messages=(), extra_body=body)
+        sent = self._create(model=str(body["model"]), messages=(), extra_body=body)
         raw = await attempt(sent, self._errors, self._place, texts_of(request))
         if isinstance(raw, str):
             return Outcome(request.key, raw, None, Usage(), latency_ms=1e3 * (time.monotonic() - started))
@@ -143,11 +147,11 @@ class OpenAIClient:
         return found
 
     def _look_for_logprobs(self, request: Request, found: Outcome) -> None:
-        """Say once that the server leaves out the log-probabilities it was asked for, by its first answer."""
-        if self._logprobs_seen or found.text is None or not request.body.get("logprobs"):
+        """Say once that the server leaves out the log-probabilities it was asked for, by its first answers."""
+        if self._without_logprobs in (None, BARE_ANSWERS) or found.text is None or not request.body.get("logprobs"):
             return
-        self._logprobs_seen = True
-        if Answer.from_stored(found.text).logprobs is None:
+        self._without_logprobs = None if Answer.from_stored(found.text).logprobs else self._without_logprobs + 1
+        if self._without_logprobs == BARE_ANSWERS:
             LOG.warning(
                 "%s gives no log-probabilities: every answer counts as certain. Ask it with form: json, if it states grades.",
                 self._place.where,

@@ -66,6 +66,7 @@ class Pacer:
 
     Additive increase, multiplicative decrease: a window of answers with more 429 than `tolerance` cuts the pace to the accepted
     share (at most to a half) and stops everything for the longest Retry-After in it; every other window wins `recovery` back.
+    Calls that left before a cut count for nothing after it: one burst that was too fast is punished once (as in RFC 6582).
     """
 
     def __init__(self, config: PaceConfig) -> None:
@@ -81,7 +82,7 @@ class Pacer:
         self._limited = config.requests_per_minute is not None
         self._tokens = [Bucket(_per_second(limit, config.headroom), weight) for limit, weight in limits if limit is not None]
         self._turn = asyncio.Lock()  # wakes its waiters in the order they came
-        self._paused_until = self._told = -math.inf
+        self._paused_until = self._told = self._cut_at = -math.inf
         self._window = Window(-math.inf)
 
     @property
@@ -101,16 +102,18 @@ class Pacer:
             for bucket in self._tokens:  # a pace that nobody limited may grow; limits of tokens that were given stay
                 bucket.take(request, at, min(self.share, 1.0))
 
-    def answered(self) -> None:
-        """Count an attempt that was not refused for its rate."""
-        self._window.answered += 1
-        self._look()
+    def answered(self, left: float) -> None:
+        """Count an attempt that was not refused for its rate; `left`: when it was sent, by the event loop's clock."""
+        if left >= self._cut_at:
+            self._window.answered += 1
+            self._look()
 
-    def refused(self, retry_after: float | None) -> None:
-        """Count an attempt that was refused for its rate (429)."""
-        self._window.refused += 1
-        self._window.longest_wait = max(self._window.longest_wait, retry_after or 0.0)
-        self._look()
+    def refused(self, left: float, retry_after: float | None) -> None:
+        """Count an attempt that was refused for its rate (429); `left`: when it was sent, by the event loop's clock."""
+        if left >= self._cut_at:
+            self._window.refused += 1
+            self._window.longest_wait = max(self._window.longest_wait, retry_after or 0.0)
+            self._look()
 
     def _free_at(self) -> float:
         paid_off = max(bucket.paid_off for bucket in (self._requests, *self._tokens))
@@ -132,7 +135,7 @@ class Pacer:
         self._window = Window(at)
 
     def _give_way(self, window: "Window", at: float, seconds: float) -> None:
-        accepted = window.answered / (window.answered + window.refused)
+        accepted, self._cut_at = window.answered / (window.answered + window.refused), at
         self.share = max(self.share * max(accepted, 0.5), LOWEST_SHARE)
         if not self._limited:
             # No limit was given: the pace that remains after a cut is what the next recovery is a share of.

@@ -68,8 +68,16 @@ class VocabularyCounter:
         return self._name
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
-        return sum(tokens for _, _, tokens in self._pieces(text))
+        """Tokens of a text: those of its pieces, without making them where every word is known."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        if self._unknown in encoding.ids:
+            return sum(tokens for _, _, tokens in self._pieces(text))
+        total, end = len(encoding.ids), 0
+        for start, stop in encoding.offsets:
+            if start > end + 1 or (start == end + 1 and text[end] != " "):
+                total += gap_tokens(text[end:start])
+            end = max(end, stop)
+        return total + gap_tokens(text[end:])
 
     def truncate(self, text: str, limit: int) -> str:
         """Return the text, or its two ends with the middle left out and marked, in at most `limit` tokens."""

@@ -78,6 +78,16 @@ def test_an_answer_without_the_log_probabilities_asked_for_is_certain_and_said_s
     assert MODEL in warnings[0]
 
 
+def test_one_answer_without_log_probabilities_is_not_the_servers_way(caplog):
+    tokens = {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": [{"token": "A", "logprob": -0.1}]}]}
+    choice = SERVE["choices"][0]
+    bodies = iter([SERVE, {**SERVE, "choices": [{**choice, "logprobs": tokens}]}, SERVE])
+    with caplog.at_level(logging.WARNING):
+        _, found = answered(lambda: web.json_response(next(bodies)))
+    assert [one.status for one in found] == [ANSWERED] * 3
+    assert "log-probabilities" not in caplog.text
+
+
 def test_nothing_is_said_of_log_probabilities_that_nobody_asked_for(caplog):
     _, found = answered(lambda: web.json_response(TOOL), form="tool")
     assert p_first(Answer.from_stored(found[0].text)) == 0.875

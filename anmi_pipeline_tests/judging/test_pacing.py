@@ -71,9 +71,9 @@ def test_a_few_refusals_by_chance_do_not_slow_the_rest():
         for _ in range(10_000):
             await pacer.wait(call())
             if rng.random() < 0.02:
-                pacer.refused(1.0)
+                pacer.refused(now(), 1.0)
             else:
-                pacer.answered()
+                pacer.answered(now())
         return 10_000 / (now() - started)
 
     assert play(scene()) > 0.97 * 200
@@ -84,21 +84,38 @@ def test_many_refusals_cut_the_pace_and_silence_all_for_retry_after():
         pacer = Pacer(PaceConfig(requests_per_minute=6000, headroom=1, recovery=0.05))
         for i in range(50):
             if i % 2:
-                pacer.answered()
+                pacer.answered(now())
             else:
-                pacer.refused(7.0 if i == 20 else None)
+                pacer.refused(now(), 7.0 if i == 20 else None)
         cut, before = pacer.per_second, now()
         await pacer.wait(call())
         waited = now() - before
         for _ in range(100):  # 20 s of answers
             await asyncio.sleep(0.2)
-            pacer.answered()
+            pacer.answered(now())
         return cut, waited, pacer.per_second
 
     cut, waited, recovered = play(scene())
     assert cut == 50
     assert waited == pytest.approx(7)
     assert recovered == pytest.approx(100)  # .05 of the limit per second, never above it
+
+
+def test_a_burst_that_was_too_fast_is_punished_once():
+    async def scene() -> tuple[float, float]:
+        pacer = Pacer(PaceConfig(requests_per_minute=6000, headroom=1, recovery=0.05))
+        sent = now()
+        await asyncio.sleep(0.05)
+        for _ in range(250):
+            pacer.answered(sent)
+            pacer.refused(sent, None)
+        once = pacer.share
+        for _ in range(25):
+            pacer.answered(now())
+            pacer.refused(now(), None)
+        return once, pacer.share
+
+    assert play(scene()) == (0.5, 0.25)  # five windows of one burst, then one of calls that left at the lower pace
 
 
 def test_the_pace_finds_a_limit_that_nobody_told():
@@ -116,10 +133,10 @@ def test_the_pace_finds_a_limit_that_nobody_told():
                 if bucket[0] >= 1:
                     bucket[0] -= 1
                     answered += 1
-                    pacer.answered()
+                    pacer.answered(now())
                 else:
                     refused += 1
-                    pacer.refused(None)
+                    pacer.refused(now(), None)
 
         await asyncio.gather(*(caller() for _ in range(64)))
         return answered / 120, refused / (answered + refused)
@@ -133,7 +150,7 @@ def test_the_pace_never_dies():
     async def scene() -> float:
         pacer = Pacer(PaceConfig(requests_per_minute=60))
         for _ in range(3000):
-            pacer.refused(0.1)
+            pacer.refused(now(), 0.1)
         return pacer.share
 
     assert play(scene()) == LOWEST_SHARE
@@ -146,7 +163,7 @@ def test_a_refusal_while_the_next_call_waits_moves_its_time():
         waiting = asyncio.create_task(pacer.wait(call()))
         await asyncio.sleep(0.5)
         for _ in range(50):
-            pacer.refused(10)
+            pacer.refused(now(), 10)
         before = now()
         await waiting
         return now() - before

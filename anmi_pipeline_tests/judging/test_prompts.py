@@ -10,6 +10,7 @@ from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.fencing import fenced_texts
 from anmi_pipeline.judging.prompts import PromptLimits, PromptWriter, document_text, labels_of, read_prompt
 from anmi_pipeline.judging.ranking import comparisons, dependence
+from anmi_pipeline.judging.tokens import default_counter
 from anmi_pipeline_tests.judging.wire_answers import TAG, billed
 
 KINDS = ("pairwise", "listwise", "pointwise")
@@ -177,3 +178,9 @@ def test_the_discount_makes_the_stated_variance_the_real_one(count, rng):
     real = estimate.var(axis=0).mean() * count / (count - 1)  # on contrasts: the scores sum to 0
     stated = 1 / (calls * dependence(count) * count / 4)
     assert real == pytest.approx(stated, rel=0.05)
+
+
+@given(st.text(max_size=300))
+def test_a_count_is_the_sum_of_the_pieces(text):
+    counter = default_counter()
+    assert counter.count(text) == sum(tokens for _, _, tokens in counter._pieces(text))

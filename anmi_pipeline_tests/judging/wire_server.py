@@ -34,6 +34,7 @@ from anmi_pipeline_tests.judging.wire_answers import (
     hashed_truth,
     read_request,
     uniform,
+    vocabulary,
 )
 from anmi_pipeline_tests.judging.wire_batches import AnthropicBatches, OpenAIBatches
 
@@ -121,6 +122,7 @@ class WireServer:
         self._tokens = None if tokens is None else TokenBucket(tokens / 60, tokens)
 
     async def __aenter__(self) -> "WireServer":
+        vocabulary()  # before the first call, which would wait for it
         app = web.Application(client_max_size=1 << 30)
         app.router.add_post("/v1/chat/completions", lambda request: self.call(request, "openai"))
         app.router.add_post("/v1/messages", lambda request: self.call(request, "anthropic"))
