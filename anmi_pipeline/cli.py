@@ -36,6 +36,8 @@ def main() -> None:
         app()
     except AnmiError as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
+        if getattr(error, "pending", False):
+            Console(stderr=True).print(f"the same command goes on later; --wait looks every {BATCH_POLL_SECONDS} s", markup=False)
         sys.exit(2 if isinstance(error, InputError) or getattr(error, "bad_input", False) else 1)
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; finished artifacts are kept, run the command again to go on", markup=False)
@@ -70,24 +72,26 @@ def run(
         show_board(dataset)
 
 
-def execute(dataset: str, recipes: list[str], until: str | None, *, rebuild: bool, wait: bool = False) -> None:
-    """Run the stages behind a progress bar."""
+def execute(
+    dataset: str, recipes: list[str], until: str | None, *, rebuild: bool, wait: bool = False, out: Console | None = None
+) -> None:
+    """Run the stages behind a progress bar, on standard output unless that is kept for JSON."""
     from anmi_pipeline.console import StepBar
     from anmi_pipeline.defs.launch import run_pipeline, run_waiting, stages
 
-    here = settings()
+    here, out = settings(), out or console()
     planned = stages(here, dataset, recipes, until)
-    with StepBar(console(), sum(len(stage.assets) for stage in planned)) as bar:
+    with StepBar(out, sum(len(stage.assets) for stage in planned)) as bar:
         if wait:
-            run_waiting(here, planned, pause_for_batches, rebuild=rebuild, listener=bar)
+            run_waiting(here, planned, lambda reason: pause_for_batches(reason, out), rebuild=rebuild, listener=bar)
         else:
             run_pipeline(here, planned, rebuild=rebuild, listener=bar)
     bar.summary()
 
 
-def pause_for_batches(reason: str) -> None:
+def pause_for_batches(reason: str, out: Console) -> None:
     """Say what is waited for, and wait a while."""
-    console().print(f"{reason} Looking again in {BATCH_POLL_SECONDS} s.", markup=False)
+    out.print(f"{reason} Looking again in {BATCH_POLL_SECONDS} s.", markup=False)
     time.sleep(BATCH_POLL_SECONDS)
 
 
@@ -249,6 +253,7 @@ def refresh(
     max_usd: Annotated[float | None, typer.Option(min=0, help="most it may spend, USD; default: as the dataset says")] = None,
     max_calls: Annotated[int | None, typer.Option(min=0, help="most calls; default: as the dataset says")] = None,
     train: Annotated[bool, typer.Option(help="train again when the Elo table has moved enough")] = True,
+    wait: Annotated[bool, typer.Option("--wait", help="wait for batches of judges and go on, instead of ending")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Buy verdicts on new queries and documents and for expired ones, as a new epoch; train again if that moved the Elo table."""
@@ -256,15 +261,16 @@ def refresh(
     from anmi_pipeline.console import print_json, print_rows
 
     opened = open_refresh(dataset, settings(), epoch, max_usd, max_calls)
-    execute(dataset, [], "elo_table", rebuild=False)
+    out = console(stderr=as_json)
+    execute(dataset, [], "elo_table", rebuild=False, wait=wait, out=out)
     report = refresh_report(opened, settings())
     if as_json:
         print_json(report.as_json())
     else:
         for title, rows in report.sections():
-            print_rows(console(), title, rows)
+            print_rows(out, title, rows)
     if train and report.retrain:
-        execute(dataset, report.retrain, None, rebuild=False)
+        execute(dataset, report.retrain, None, rebuild=False, out=out)
 
 
 @app.command()

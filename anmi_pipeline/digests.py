@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from anmi_pipeline.errors import ArtifactError, InputError
-from anmi_pipeline.tables import TableSpec
+from anmi_pipeline.table_specs import TableSpec
 
 Digest = NewType("Digest", str)
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]

@@ -17,7 +17,7 @@ from anmi_pipeline.errors import ArtifactError, InputError, nearest
 from anmi_pipeline.records import Record, Records, Upstream, asset_of
 from anmi_pipeline.sealing import is_local, is_partial, read_sealed
 from anmi_pipeline.store import MANIFEST, Artifact, Store, identity
-from anmi_pipeline.tables import TableSpec
+from anmi_pipeline.table_specs import TableSpec
 
 SPECS: dict[str, TableSpec] = {spec.name: spec for spec in vars(tables).values() if isinstance(spec, TableSpec)}
 

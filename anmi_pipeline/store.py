@@ -23,7 +23,7 @@ from upath import UPath
 from anmi_pipeline.digests import Digest, Json, digest_bytes, digest_json, digest_safetensors, digest_table
 from anmi_pipeline.errors import ArtifactError
 from anmi_pipeline.sealing import folders, is_local, read_sealed, refusals, seal, unreadable, unwritable, write_bytes
-from anmi_pipeline.tables import TableSpec
+from anmi_pipeline.table_specs import TableSpec
 
 MANIFEST = "manifest.json"
 WHOLE = "*"

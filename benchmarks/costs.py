@@ -18,10 +18,12 @@ import numpy as np
 
 from anmi_pipeline.collections.reading import read_collection
 from anmi_pipeline.collections.sources import BeirSource
-from anmi_pipeline.judging.estimating import Counted, JudgeCost, Span, Tariff, Usage, judge_cost
+from anmi_pipeline.judging.estimating import JudgeCost, Tariff, judge_cost
 from anmi_pipeline.judging.prices import Tier, load_prices, price_of
 from anmi_pipeline.judging.prompts import PromptKind, PromptWriter, document_text, read_prompt
 from anmi_pipeline.judging.ranking import dependence
+from anmi_pipeline.judging.spans import Span
+from anmi_pipeline.judging.usage import Counted, Usage
 from anmi_pipeline.retrieval.config import LexicalConfig
 from anmi_pipeline.retrieval.lexical import LexicalIndex
 

@@ -32,8 +32,10 @@ import numpy as np
 from tiny_model import answers, make_model
 
 from anmi_pipeline.errors import JudgeError
-from anmi_pipeline.judging.dispatch import DispatchConfig, Dispatcher
-from anmi_pipeline.judging.openai_client import OpenAIClient, OpenAIModel
+from anmi_pipeline.judging.dispatch import Dispatcher
+from anmi_pipeline.judging.dispatch_config import DispatchConfig
+from anmi_pipeline.judging.openai_client import OpenAIClient
+from anmi_pipeline.judging.openai_wire import OpenAIModel
 from anmi_pipeline.judging.parsing import grade, p_first, ranking
 from anmi_pipeline.judging.prompts import PromptLimits, PromptWriter, read_prompt
 from anmi_pipeline.judging.requests import ANSWERED, Answer, Outcome, Request

@@ -5,7 +5,8 @@ Belongs here: the report for people and programs. Does not: the estimate (`judgi
 
 from dataclasses import dataclass
 
-from anmi_pipeline.judging.estimating import JudgeCost, Span
+from anmi_pipeline.judging.estimating import JudgeCost
+from anmi_pipeline.judging.spans import Span
 from anmi_pipeline.judging.worth import Worth, calls_within
 
 
@@ -79,8 +80,8 @@ class EstimateReport:
         else:
             low, expected, high = (f"${value:,.2f}" for value in (self.total.low, self.total.expected, self.total.high))
             said.append(f"all judges: {expected} expected, {low} to {high} (95 %), for {counted(self.calls)} calls.")
-        if any(cost.configured and cost.source == "default" and cost.tier != "local" for cost in self.costs):
-            said.append("no call of a judge was billed yet: the interval is wide. `anmi estimate --probe` asks 20 planned pairs.")
+        if any(cost.configured and cost.source == "default" and cost.tier != "local" and cost.calls.high for cost in self.costs):
+            said.append("no call of a judge was billed yet: the interval is wide. `anmi estimate --probe` asks 20 planned calls.")
         fitting = self.calls_per_query
         if fitting is not None:
             left = (self.max_usd or 0.0) - self.spent_usd
@@ -122,6 +123,8 @@ def learnt(cost: JudgeCost) -> str:
     """Where the usage of a row comes from."""
     if cost.tier == "local":
         return "runs here"
+    if not cost.calls.high:
+        return "nothing left to ask"
     return f"{cost.billed:,} billed calls ({cost.source})" if cost.billed else "defaults, no call billed"
 
 

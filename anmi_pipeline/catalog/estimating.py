@@ -1,8 +1,8 @@
 """What judging a dataset will cost, read from its artifacts, its ledger and, where asked for, from a probe.
 
-Belongs here: opening what the estimate needs by the dataset's name, and asking the probe. Does not: the estimate
-(`judging/estimating.py`), the choice of the probe (`judging/probing.py`), counting what is to come (`judging/outlay.py`), the
-report (`estimate_report.py`).
+Belongs here: opening what the estimate needs by the dataset's name, and asking the probe. Does not: the texts (`evidence.py`),
+the estimate (`judging/estimating.py`), the choice of the probe (`judging/probing.py`), counting what is to come
+(`judging/outlay.py`), the report (`estimate_report.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ import polars as pl
 from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import DatasetConfig, load_dataset
 from anmi_pipeline.catalog.estimate_report import EstimateReport
+from anmi_pipeline.catalog.evidence import stored_evidence
 from anmi_pipeline.catalog.refreshing import standing
 from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import ArtifactError, InputError
@@ -20,7 +21,7 @@ from anmi_pipeline.judging.api_judge import ApiJudge
 from anmi_pipeline.judging.collect import Term, collect, of_judge
 from anmi_pipeline.judging.costing import Basis, costs_of
 from anmi_pipeline.judging.epochs import Epoch
-from anmi_pipeline.judging.estimating import JudgeCost, Source, Usage, billed_usage, total_usd
+from anmi_pipeline.judging.estimating import JudgeCost, total_usd
 from anmi_pipeline.judging.judge_configs import ApiJudgeConfig
 from anmi_pipeline.judging.judges import CALLS, Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger_tables import Books
@@ -28,13 +29,13 @@ from anmi_pipeline.judging.money import Money
 from anmi_pipeline.judging.outlay import Ahead, alike, look_ahead
 from anmi_pipeline.judging.panel import Home, build_judges
 from anmi_pipeline.judging.probing import PROBE, next_size, probe_keys
-from anmi_pipeline.judging.rounds import Study, open_study
+from anmi_pipeline.judging.study import Study, open_study
+from anmi_pipeline.judging.usage import Source, Usage, billed_usage
 from anmi_pipeline.judging.worth import worth_of_next
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.records import Records
 from anmi_pipeline.settings import Settings
 from anmi_pipeline.store import Store
-from anmi_pipeline.tables import TableSpec
 
 
 @dataclass(frozen=True)
@@ -129,17 +130,7 @@ def open_dataset(config: DatasetConfig, settings: Settings, books: Books) -> Ope
             f"dataset {name} has no comparison plan yet. `anmi run --dataset {name} --until comparison_plan` makes it; "
             "that asks no judge and costs nothing."
         )
-
-    def table(asset: str, spec: TableSpec, *parts: str) -> pl.DataFrame:
-        return records.require(asset, name)[1].table(spec, *parts)
-
-    splits = tuple(split for split in tables.SPLITS if judging.recorded or split in judging.splits)
-    evidence = JudgeEvidence(
-        queries=table("queries", tables.QUERIES, *splits),
-        corpus=table("corpus", tables.CORPUS),
-        pool=table("candidate_pool", tables.POOL, *splits),
-        qrels=table("qrels", tables.QRELS, *splits) if judging.needs_qrels else None,
-    )
+    evidence = stored_evidence(records, config)
     retrieval = cast("Json", config.retrieval.model_dump(mode="json"))
     epoch, previous = standing(books, records, config)
     study = None
@@ -147,7 +138,8 @@ def open_dataset(config: DatasetConfig, settings: Settings, books: Books) -> Ope
         study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval, previous, name)
     caps = (epoch.max_usd, epoch.max_calls) if epoch.capped else (judging.max_usd, judging.max_calls)
     money = Money(books, epoch.scope, *caps, settings.conf)
-    return Opened(config, settings, table("comparison_plan", tables.PLAN), evidence, study, books, money, epoch)
+    plan = records.require("comparison_plan", name)[1].table(tables.PLAN)
+    return Opened(config, settings, plan, evidence, study, books, money, epoch)
 
 
 def costs_now(opened: Opened, ahead: Ahead, judge: Judge, source: Source) -> list[JudgeCost]:

@@ -1,7 +1,7 @@
 """The ledger of an installation, by name: figures, files, removal.
 
 Belongs here: opening what `anmi ledger` needs and reading its arguments. Does not: the work (`judging/ledger_stats.py`,
-`judging/ledger_files.py`, `judging/ledger_pruning.py`, `judging/imports.py`).
+`judging/ledger_transfers.py`, `judging/ledger_pruning.py`, `judging/imports.py`).
 """
 
 from dataclasses import replace
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import polars as pl
 
-from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import DatasetConfig, load_dataset
+from anmi_pipeline.catalog.evidence import stored_evidence
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.audit_queue import HUMAN
 from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.imports import Filed, Terms, import_verdicts
 from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger import as_time
-from anmi_pipeline.judging.ledger_files import Added, Choice, export_verdicts, import_export
 from anmi_pipeline.judging.ledger_imports import withdraw_imports
 from anmi_pipeline.judging.ledger_pruning import Order, Pruned, prune
 from anmi_pipeline.judging.ledger_stats import LedgerStats, ledger_stats
 from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.ledger_transfers import Added, Choice, export_verdicts, import_export
 from anmi_pipeline.judging.recorded import recorded_documents
 from anmi_pipeline.records import Records
 from anmi_pipeline.settings import Settings
@@ -92,14 +92,7 @@ def compared(config: DatasetConfig, settings: Settings) -> tuple[JudgeEvidence, 
         ArtifactError: it was never materialised as far as its candidate pool.
     """
     records, judging = Records(Store(settings.store_url)), config.judging
-    parts = tuple(split for split in tables.SPLITS if split in judging.splits)
-    # Recorded verdicts are about whatever queries their file names.
-    splits = () if judging.recorded else parts
-    evidence = JudgeEvidence(
-        queries=records.require("queries", config.name)[1].table(tables.QUERIES, *splits),
-        corpus=records.require("corpus", config.name)[1].table(tables.CORPUS),
-        pool=records.require("candidate_pool", config.name)[1].table(tables.POOL, *splits),
-    )
+    evidence = stored_evidence(records, config, grades=False)
     if judging.recorded:
         return evidence, recorded_documents(judging, settings.data)
     return evidence, pool_documents(evidence.pool, judging)

@@ -18,6 +18,7 @@ from anmi_pipeline.judging.budget import Budget, Spending
 from anmi_pipeline.judging.carrying import Previous
 from anmi_pipeline.judging.epochs import JUDGED, RATED, Epoch, EpochBook, Origin, current_epoch, last_epoch
 from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.pending import open_batches
 from anmi_pipeline.judging.refreshing import next_name, purchases
 from anmi_pipeline.lineage import lineage
 from anmi_pipeline.rating.drift import Drift, agreement, drift
@@ -111,6 +112,9 @@ def enter_epoch(books: Books, records: Records, dataset: DatasetConfig, name: st
         dataset: dataset.
         name: epoch to open; None: only the one that its YAML names.
     """
+    waiting = waiting_epoch(books, records, dataset.name)
+    if waiting is not None:
+        return waiting
     refresh, found = dataset.judging.refresh, origins(records, dataset.name)
     current = current_epoch(
         books, dataset.name, dataset.judging.epoch, found, max_usd=refresh.max_usd, max_calls=refresh.max_calls
@@ -120,6 +124,18 @@ def enter_epoch(books: Books, records: Records, dataset: DatasetConfig, name: st
     book = EpochBook(books, dataset.name)
     book.open(name, found, max_usd=refresh.max_usd, max_calls=refresh.max_calls)
     return book.all()[-1]
+
+
+def waiting_epoch(books: Books, records: Records, dataset: str) -> Epoch | None:
+    """The epoch that a dataset must stay in: the last one, while batches of it are on their way to its first Elo table.
+
+    An epoch with caps of its own keeps its own books: another one would not know of these batches, and submit their calls again.
+    """
+    last = EpochBook(books, dataset).last()
+    if last is None or not open_batches(books, [last.scope]):
+        return None
+    # Batches that nobody collects any more (their judge was replaced) must not hold a dataset for ever.
+    return None if finished(last, records) else last
 
 
 def origins(records: Records, dataset: str) -> dict[str, Origin]:
@@ -168,10 +184,14 @@ def epoch_of(record: Record) -> str:
 
 
 def finished(epoch: Epoch, records: Records) -> bool:
-    """Whether the current Elo table was made in an epoch."""
-    elo = records.current(RATED, epoch.dataset)
-    judged = [] if elo is None else [node.record for node in lineage(records, elo).walk() if node.name == JUDGED]
-    return any(record is not None and epoch_of(record) == epoch.name for record in judged)
+    """Whether an epoch has come to its Elo table: the current verdicts are the epoch's, and the current table rests on them.
+
+    By content: where nothing was new the table is the one before, whose record names an earlier epoch.
+    """
+    elo, judged = records.current(RATED, epoch.dataset), records.current(JUDGED, epoch.dataset)
+    if elo is None or judged is None or epoch_of(judged) != epoch.name:
+        return False
+    return any(node.name == JUDGED and node.digest == judged.digest for node in lineage(records, elo).walk())
 
 
 def open_refresh(
@@ -187,7 +207,8 @@ def open_refresh(
         max_calls: most calls that it may have billed; None: likewise.
 
     Raises:
-        InputError: no such dataset, it has no judges or only recorded ones, or it was never judged.
+        InputError: no such dataset, it has no judges or only recorded ones, it was never judged, or it waits for batches whose
+            calls would be submitted again.
     """
     config = load_dataset(dataset, settings.conf)
     if not config.judging.judges or config.judging.recorded:
@@ -203,6 +224,12 @@ def open_refresh(
             today = datetime.now(UTC).strftime("%Y-%m-%d")
             name = current.name if under_way else next_name(today, [epoch.name for epoch in book.all()])
         opened = enter_epoch(books, records, config, name)
+        other_books = opened.name != name or (not opened.capped and (max_usd is not None or max_calls is not None))
+        if other_books and waiting_epoch(books, records, dataset) is not None:
+            raise InputError(
+                f'batches of epoch "{opened.name}" of {dataset} are on their way; another epoch, or first caps of its own, would '
+                f"submit their calls again. Go on with `anmi run --dataset {dataset} --until {RATED} --wait`, then refresh."
+            )
         if opened.name != name:
             raise InputError(f'epoch "{name}" of {dataset} was followed by "{opened.name}". Give a new name, or none.')
         return book.cap(name, max_usd, max_calls)

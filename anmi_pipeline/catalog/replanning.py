@@ -5,22 +5,19 @@ Belongs here: opening what the report needs by the dataset's name. Does not: the
 
 from typing import cast
 
-import polars as pl
-
 from anmi_pipeline import tables
 from anmi_pipeline.catalog.datasets import load_dataset
+from anmi_pipeline.catalog.evidence import stored_evidence
 from anmi_pipeline.catalog.refreshing import standing
 from anmi_pipeline.digests import Json
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.panel import Home, build_judges
 from anmi_pipeline.judging.replanning import ReplanReport, replan_report
-from anmi_pipeline.judging.rounds import open_study
+from anmi_pipeline.judging.study import open_study
 from anmi_pipeline.records import Records
 from anmi_pipeline.settings import Settings
 from anmi_pipeline.store import Store
-from anmi_pipeline.tables import TableSpec
 
 
 def replan(dataset: str, settings: Settings) -> ReplanReport:
@@ -41,22 +38,13 @@ def replan(dataset: str, settings: Settings) -> ReplanReport:
     if not judging.adaptive:
         raise InputError(f'dataset {dataset} has judging.design "{judging.design}" or recorded verdicts: nothing is frozen.')
     records = Records(Store(settings.store_url))
-
-    def table(asset: str, spec: TableSpec, *parts: str) -> pl.DataFrame:
-        return records.require(asset, dataset)[1].table(spec, *parts)
-
-    splits = tuple(split for split in tables.SPLITS if split in judging.splits)
-    evidence = JudgeEvidence(
-        queries=table("queries", tables.QUERIES, *splits),
-        corpus=table("corpus", tables.CORPUS),
-        pool=table("candidate_pool", tables.POOL, *splits),
-        qrels=table("qrels", tables.QRELS, *splits) if judging.needs_qrels else None,
-    )
+    evidence = stored_evidence(records, config)
     retrieval = cast("Json", config.retrieval.model_dump(mode="json"))
     with Books(settings.ledger_url) as books:
         _, previous = standing(books, records, config)
     study = open_study(config.family, judging, config.rating, config.seed, evidence.pool, retrieval, previous)
     home = Home(records, settings.home / "cache", dataset)
     judges = build_judges(judging, evidence, config.seed, settings.data, conf=settings.conf, home=home)
+    plan = records.require("comparison_plan", dataset)[1].table(tables.PLAN)
     with Books(settings.ledger_url) as ledger:
-        return replan_report(table("comparison_plan", tables.PLAN), judges, evidence, ledger, study)
+        return replan_report(plan, judges, evidence, ledger, study)

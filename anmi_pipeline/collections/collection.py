@@ -13,7 +13,8 @@ from pydantic import Field
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.settings import Config
-from anmi_pipeline.tables import CORPUS, QRELS, QUERIES, SPLITS, TableSpec
+from anmi_pipeline.table_specs import TableSpec
+from anmi_pipeline.tables import CORPUS, QRELS, QUERIES, SPLITS
 
 SHOWN = 5
 """How many offending ids an error names."""

@@ -14,7 +14,7 @@ import polars as pl
 
 from anmi_pipeline.collections.files import json_rows
 from anmi_pipeline.errors import InputError, nearest
-from anmi_pipeline.tables import BOOL, INT, TEXT
+from anmi_pipeline.table_specs import BOOL, INT, TEXT
 
 Kind = Literal["id", "text", "grade", "flag", "ids"]
 DTYPES: dict[Kind, pl.DataType] = {"id": TEXT, "text": TEXT, "grade": INT, "flag": BOOL, "ids": pl.List(pl.String())}

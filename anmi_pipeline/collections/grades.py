@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.tables import INT, TEXT
+from anmi_pipeline.table_specs import INT, TEXT
 
 LARGEST = 1_000_000
 GRADE_SCHEMA: dict[str, pl.DataType] = {"query_id": TEXT, "doc_id": TEXT, "grade": INT, "split": TEXT}

@@ -16,7 +16,7 @@ from anmi_pipeline.collections.grades import GradeRows
 from anmi_pipeline.collections.hub import extra_module
 from anmi_pipeline.collections.sources import IrDatasetsSource
 from anmi_pipeline.errors import InputError, nearest
-from anmi_pipeline.tables import TEXT
+from anmi_pipeline.table_specs import TEXT
 
 
 class Identified(Protocol):

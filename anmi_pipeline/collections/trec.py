@@ -19,7 +19,8 @@ from anmi_pipeline.collections.files import Encoding, Inputs, folder_files, reso
 from anmi_pipeline.collections.grades import GradeRows
 from anmi_pipeline.collections.sources import GradeSplit, TopicField, TrecSource
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.tables import FLOAT, INT, RUN, TEXT
+from anmi_pipeline.table_specs import FLOAT, INT, TEXT
+from anmi_pipeline.tables import RUN
 
 DOCUMENT_SCHEMA: dict[str, pl.DataType] = {"doc_id": TEXT, "text": TEXT, "title": TEXT, "group_id": TEXT}
 FIELD_TAGS: dict[TopicField, tuple[str, ...]] = {

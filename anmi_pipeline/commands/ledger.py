@@ -38,7 +38,7 @@ def ledger_export(
 ) -> None:
     """Write verdicts to a file."""
     from anmi_pipeline.catalog.ledgering import export
-    from anmi_pipeline.judging.ledger_files import Choice
+    from anmi_pipeline.judging.ledger_transfers import Choice
 
     count = export(settings(), path, Choice(judge, epoch, status))
     console().print(f"{count:,} verdicts in {path}", markup=False)

@@ -21,6 +21,7 @@ def settings() -> Settings:
     return Settings.from_environment(os.environ)
 
 
-def console() -> Console:
-    """Standard output."""
-    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error where that is kept for JSON."""
+    written = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr) if written.isatty() else Console(stderr=stderr, width=PIPED_WIDTH)

@@ -27,7 +27,8 @@ from anmi_pipeline.errors import ArtifactError
 from anmi_pipeline.lineage import lineage
 from anmi_pipeline.records import Build, Record, Upstream, environment, now, parts_read, upstream_of
 from anmi_pipeline.store import Artifact, Content, Table
-from anmi_pipeline.tables import SPLITS, TableSpec
+from anmi_pipeline.table_specs import TableSpec
+from anmi_pipeline.tables import SPLITS
 from anmi_pipeline.tracking import TrackedRun
 
 Result = dg.MaterializeResult[Any]

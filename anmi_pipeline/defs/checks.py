@@ -16,6 +16,7 @@ from anmi_pipeline.defs.declaring import failing_clearly
 from anmi_pipeline.defs.partitions import DATASETS, SYSTEMS
 from anmi_pipeline.defs.workspace import RECIPE_ASSETS, Key, Workspace
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.asking import CAPPED
 from anmi_pipeline.lineage import SPECS, lineage
 from anmi_pipeline.rating.coverage import Flagged
 from anmi_pipeline.rating.coverage import coverage as covered
@@ -79,9 +80,24 @@ def coverage(context: dg.AssetCheckExecutionContext, workspace: dg.ResourceParam
     # Some queries may be hard to answer; when it is most of them it is the judge, and a person must look.
     severity = dg.AssetCheckSeverity.ERROR if len(flagged) > MOST_FLAGGED * queries else dg.AssetCheckSeverity.WARN
     said = f" {flagged.said(queries)}" if len(flagged) else ""
+    if severity == dg.AssetCheckSeverity.ERROR:
+        said = f" {flagged.said(queries, what_failed(verdicts))} {after_failures(verdicts, key.dataset)}"
     text = f"{answered:.1%} of {verdicts.height:,} verdicts were answered.{said}"
     metadata = {"answered": answered, "queries_under_coverage_floor": len(flagged)}
     return dg.AssetCheckResult(passed=not len(flagged), severity=severity, description=text, metadata=metadata)
+
+
+def what_failed(verdicts: pl.DataFrame) -> str:
+    """Failures by judge and kind: where they stop the run, there is no judge report to look into."""
+    counts = verdicts.filter(pl.col("status") != "ok").group_by("judge", "status").len().sort("judge", "status")
+    return f"Failed: {', '.join(f'{judge} {status} {count:,}' for judge, status, count in counts.iter_rows())}."
+
+
+def after_failures(verdicts: pl.DataFrame, dataset: str) -> str:
+    """What a person can do about verdicts that are not there."""
+    capped = (verdicts["status"] == CAPPED).any()
+    more = "Raise the cap and run again" if capped else f"`anmi refresh --dataset {dataset}` asks failed calls again"
+    return f"Nothing is scored. {more}; judging.coverage_floor says how much of a query must be there."
 
 
 @dg.asset_check(asset="comparison_graph", name="connectivity", blocking=True, partitions_def=DATASETS)

@@ -12,9 +12,9 @@ import polars as pl
 from anmi_pipeline import tables
 from anmi_pipeline.defs.building import EMPTY, Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
-from anmi_pipeline.defs.judging import desk_of, judged_documents, judged_splits, judging_settings
+from anmi_pipeline.defs.judging import desk_of, evidence_of, judged_documents, judged_splits, judging_settings
 from anmi_pipeline.defs.op_tags import GPU_POOL, GPU_TAGS
-from anmi_pipeline.defs.rating import frozen_prior, prior_features, write_plots
+from anmi_pipeline.defs.rating import frozen_prior, metrics_of, prior_features, write_plots
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.evaluation.plots import reliability_diagram, training_curves
@@ -86,7 +86,7 @@ def distil_verdicts(work: Work) -> Content:
         plots = pictures(made)
         notes = noted(made) | compared(work, made)
         tracked.log_steps(made.training.steps)
-        tracked.log_metrics({name: value for name, value in notes.items() if isinstance(value, int | float)})
+        tracked.log_metrics(metrics_of(notes))
         tracked.log_folder(work.folder, "pairwise_judge")
         for name, png in plots.items():
             tracked.log_figure(png, f"{name}.png")
@@ -98,12 +98,7 @@ def distil_verdicts(work: Work) -> Content:
 def study_of_distilling(work: Work, judgments: pl.DataFrame, config: DistilConfig) -> DistilStudy:
     """What the distillation rests on besides the verdicts."""
     dataset = work.bench.dataset
-    evidence = JudgeEvidence(
-        queries=work.table("queries", tables.QUERIES),
-        corpus=work.table("corpus", tables.CORPUS),
-        pool=work.table("candidate_pool", tables.POOL),
-        qrels=work.table("qrels", tables.QRELS) if "qrels" in work.inputs else None,
-    )
+    evidence = evidence_of(work)
     documents = judged_documents(work, fold_judgments(judgments, dataset.judging.weights))
     prior = frozen_prior(work)
     features = prior_features(work, documents) if prior is not None else None

@@ -31,7 +31,8 @@ from anmi_pipeline.judging.money import Money
 from anmi_pipeline.judging.panel import Home, build_grader, build_judges
 from anmi_pipeline.judging.recorded import judge_inputs, recorded_documents
 from anmi_pipeline.judging.report import judge_report as report_on
-from anmi_pipeline.judging.rounds import Rounds, Study, collect_plan, collect_rounds, open_study
+from anmi_pipeline.judging.rounds import Rounds, collect_plan, collect_rounds
+from anmi_pipeline.judging.study import Study, open_study
 from anmi_pipeline.rating.comparisons import fold_judgments
 from anmi_pipeline.store import Content, Table
 
@@ -96,15 +97,20 @@ def pairwise_judgments(context: dg.AssetExecutionContext, workspace: dg.Resource
     return bench.build(ask_all, config=settings, reads=reads, seeds=(bench.dataset.seed,), pool=JUDGE_POOL)
 
 
-def judge(work: Work, epoch: Epoch) -> Content:
-    """Ask what the ledger does not know yet: the first round, the rounds that follow from it, the grades of the anchors."""
-    dataset, settings = work.bench.dataset, work.bench.workspace.settings
-    evidence = JudgeEvidence(
+def evidence_of(work: Work) -> JudgeEvidence:
+    """What judges may look at, from the inputs of a build; grades where they are among them."""
+    return JudgeEvidence(
         queries=work.table("queries", tables.QUERIES),
         corpus=work.table("corpus", tables.CORPUS),
         pool=work.table("candidate_pool", tables.POOL),
         qrels=work.table("qrels", tables.QRELS) if "qrels" in work.inputs else None,
     )
+
+
+def judge(work: Work, epoch: Epoch) -> Content:
+    """Ask what the ledger does not know yet: the first round, the rounds that follow from it, the grades of the anchors."""
+    dataset, settings = work.bench.dataset, work.bench.workspace.settings
+    evidence = evidence_of(work)
     if dataset.judging.anchors is not None:
         check_grader(dataset.judging.anchors, evidence.qrels)
     study = study_of(work) if dataset.judging.adaptive else None
@@ -192,7 +198,7 @@ def judged_documents(work: Work, graph: pl.DataFrame) -> pl.DataFrame:
     return pool_documents(work.table("candidate_pool", tables.POOL), judging)
 
 
-@dataset_asset("judging", {"polars"}, reads=("pairwise_judgments",), code_version=2)
+@dataset_asset("judging", {"polars"}, reads=("pairwise_judgments",), code_version=3)
 def judge_report(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> Result:
     """Flip rate, position bias, agreement, intransitivity, failures and cost of every judge and tier, and what routing saved."""
     bench = Bench(context, workspace)

@@ -274,5 +274,18 @@ def failure(result: dg.ExecuteInProcessResult) -> StepFailedError:
             error = data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            return StepFailedError(f"{event.step_key}: {error.message.strip() if error else 'failed'}", bad_input=False)
+            said = refusals(result, str(event.step_key)) or (error.message.strip() if error else "failed")
+            return StepFailedError(f"{event.step_key}: {said}", bad_input=False)
     return StepFailedError(f"run {result.run_id} failed; see its log in the UI", bad_input=False)
+
+
+def refusals(result: dg.ExecuteInProcessResult, step: str) -> str:
+    """What the blocking checks of a step found wrong; Dagster's own error only counts them."""
+    wanted = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    evaluated = [event for event in result.all_events if event.event_type == wanted and event.step_key == step]
+    found = [event.asset_check_evaluation_data for event in evaluated]
+    return " ".join(
+        f"blocking check {one.check_name} of {one.asset_key.to_user_string()} failed: {one.description or 'it does not say why.'}"
+        for one in found
+        if not one.passed and one.blocking and one.severity == dg.AssetCheckSeverity.ERROR
+    )

@@ -1,6 +1,7 @@
 """The comparison plan: which pairs are asked first, with their graph's certificate and what asking would cost.
 
-Belongs here: the asset. Does not: drawing pairs (`judging/plan.py`, `rounds.py`, `carrying.py`) and the estimate (`costing.py`).
+Belongs here: the asset. Does not: drawing pairs (`judging/plan.py`, `round_plans.py`, `carrying.py`) and the estimate
+(`costing.py`).
 """
 
 from dataclasses import asdict, replace
@@ -13,18 +14,19 @@ from anmi_pipeline import tables
 from anmi_pipeline.defs.building import Bench, Read, Result, Work
 from anmi_pipeline.defs.declaring import dataset_asset
 from anmi_pipeline.defs.epochs import carried_reads, planning_epoch, previous_of
-from anmi_pipeline.defs.judging import judged_splits, judging_settings, study_of
+from anmi_pipeline.defs.judging import evidence_of, judged_splits, judging_settings, study_of
 from anmi_pipeline.defs.workspace import Workspace
 from anmi_pipeline.digests import Json
 from anmi_pipeline.judging.carrying import Previous, refresh_plan
 from anmi_pipeline.judging.costing import Basis, costs_of
 from anmi_pipeline.judging.evidence import pool_documents
-from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.outlay import all_ahead
 from anmi_pipeline.judging.panel import Home, build_judges
 from anmi_pipeline.judging.plan import calls_by_judge, certify_plan, plan_comparisons
 from anmi_pipeline.judging.recorded import recorded_plan
-from anmi_pipeline.judging.rounds import Study, later_calls, plan_first
+from anmi_pipeline.judging.round_plans import plan_first
+from anmi_pipeline.judging.rounds import later_calls
+from anmi_pipeline.judging.study import Study
 from anmi_pipeline.store import Content, Table
 
 
@@ -71,11 +73,7 @@ def priced(work: Work, pairs: pl.DataFrame, study: Study | None) -> dict[str, Js
     Notes, because prices change.
     """
     dataset, settings = work.bench.dataset, work.bench.workspace.settings
-    evidence = JudgeEvidence(
-        queries=work.table("queries", tables.QUERIES),
-        corpus=work.table("corpus", tables.CORPUS),
-        pool=work.table("candidate_pool", tables.POOL),
-    )
+    evidence = evidence_of(work)
     basis = Basis(evidence, dataset.judging, dataset.seed, settings.conf)
     ahead = all_ahead(pairs, dataset.judging, study)
     home = Home(work.bench.workspace.records, work.bench.workspace.cache, dataset.name)

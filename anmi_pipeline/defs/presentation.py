@@ -21,7 +21,7 @@ from anmi_pipeline.evaluation.presentation import render_table
 from anmi_pipeline.lineage import SPECS, Node, lineage
 from anmi_pipeline.records import Record
 from anmi_pipeline.store import WHOLE, Artifact
-from anmi_pipeline.tables import TableSpec
+from anmi_pipeline.table_specs import TableSpec
 
 Shown = dict[str, dg.MetadataValue]
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import cast
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from anmi_pipeline.catalog.datasets import DatasetConfig, load_dataset
@@ -36,7 +37,10 @@ FROM_CLICKS = ("comparison_graph", RATED)
 RUNS_LOOKED_AT = 50
 """Newest runs of a dataset among which the last one that judged is looked for."""
 MINUTES_5 = 300
-PARTITION_TAG = "dagster/partition"
+RELAUNCHES = 3
+"""Runs for the same batches that may be lost to kills before a person is asked to look."""
+SIGNALLED = frozenset({KeyboardInterrupt.__name__, DagsterExecutionInterruptedError.__name__})
+PARTITION_TAG, SENSOR_TAG = "dagster/partition", "dagster/sensor_name"
 Requests = list[dg.RunRequest]
 
 
@@ -92,27 +96,68 @@ def relaunch(
     pending = pending_run(instance, dataset.name)
     if pending is None:
         return None, "its last run does not wait for batches, or is under way"
+    if pending.lost >= RELAUNCHES:
+        return (
+            None,
+            f"{pending.lost} runs for these batches ended before they had judged; look why, and start the next one yourself",
+        )
     judges = [judge for judge in dataset.judging.judges if isinstance(judge, ApiJudgeConfig)]
     state = asyncio.run(waiting(batches, judges))
     if not state.ready:
         return None, state.said()
-    # One relaunch of each pending run: two ticks, or two daemons, ask for the same.
-    key = f"{dataset.name} {state.name} {pending.run_id[:8]}"
+    # One launch after each run: two ticks, or two daemons, ask for the same. Named after the last run, not after the one that
+    # waits: a launch that died with its machine must not be the last.
+    key = f"{dataset.name} {state.name} {pending.last.run_id[:8]}"
     return dg.RunRequest(run_key=key, partition_key=dataset.name, asset_selection=keys(FROM_JUDGMENTS)), state.said()
 
 
-def pending_run(instance: dg.DagsterInstance, dataset: str) -> dg.DagsterRun | None:
-    """The last run that judged a dataset, when it ended because batches are on their way; None while another is under way."""
-    step = dg.AssetKey(JUDGED).to_python_identifier()
-    ends = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
-    for run in instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: dataset}), limit=RUNS_LOOKED_AT):
+@dataclass(frozen=True)
+class Pending:
+    """A dataset that waits for batches.
+
+    Attributes:
+        last: its last run, of whatever assets.
+        lost: runs that were launched for these batches and ended before they had judged: a kill, the UI stopped.
+    """
+
+    last: dg.DagsterRun
+    lost: int
+
+
+def pending_run(instance: dg.DagsterInstance, dataset: str) -> Pending | None:
+    """Whether the last run that judged a dataset ended because batches are on their way; None while another is under way."""
+    runs = instance.get_runs(dg.RunsFilter(tags={PARTITION_TAG: dataset}), limit=RUNS_LOOKED_AT)
+    lost = 0
+    for run in runs:
         if run.status in NOT_FINISHED_STATUSES:
             return None
-        for entry in instance.all_logs(run.run_id, of_type=ends):
-            event = entry.dagster_event
-            if event is not None and event.step_key == step:
-                return run if event.is_step_failure and kind_of(event) == PENDING else None
+        event, own = judging_end(instance, run), run.tags.get(SENSOR_TAG) == batch_ready.name
+        if own and (event is None or was_interrupted(event)):
+            if was_terminated(instance, run):
+                return None
+            lost += 1
+        elif event is not None:
+            return Pending(runs[0], lost) if event.is_step_failure and kind_of(event) == PENDING else None
     return None
+
+
+def judging_end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterEvent | None:
+    """How the judging of a run ended; None where it did not come to that."""
+    step = dg.AssetKey(JUDGED).to_python_identifier()
+    ends = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_SUCCESS}
+    events = (entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=ends))
+    return next((event for event in events if event is not None and event.step_key == step), None)
+
+
+def was_interrupted(event: dg.DagsterEvent) -> bool:
+    """Whether a signal ended a step."""
+    error = event.step_failure_data.error if event.is_step_failure else None
+    return error is not None and error.cls_name in SIGNALLED
+
+
+def was_terminated(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a person terminated a run: stopping the UI, which also ends its runs, leaves no such request."""
+    return bool(instance.all_logs(run.run_id, of_type=dg.DagsterEventType.PIPELINE_CANCELING))
 
 
 def kind_of(event: dg.DagsterEvent) -> str | None:

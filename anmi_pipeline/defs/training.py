@@ -22,6 +22,7 @@ from anmi_pipeline.mining.curriculum import compile_lists, curriculum_table, ste
 from anmi_pipeline.mining.selection import training_set as select
 from anmi_pipeline.retrieval.lexical import document_texts
 from anmi_pipeline.store import Content, Table
+from anmi_pipeline.table_specs import TableSpec
 from anmi_pipeline.tracking import TrackedRun
 from anmi_pipeline.training.config import FeaturesConfig, ListTraining
 from anmi_pipeline.training.report import TrainingReport
@@ -30,7 +31,7 @@ from anmi_pipeline.training.trainers import Embedded, TrainingInputs, train_syst
 TRAIN = ("train",)
 
 
-def empty(reason: str, *specs: tables.TableSpec) -> Content:
+def empty(reason: str, *specs: TableSpec) -> Content:
     """An artifact that does not apply: skipping it would skip everything downstream, so it is there and says why it is empty."""
     return Content(tuple(Table.whole(spec, spec.frame()) for spec in specs), facts={EMPTY: reason})
 

@@ -1,63 +1,25 @@
 """Anthropic's messages and its Message Batches API.
 
-Belongs here: the wire format in both directions, over the official SDK. Does not: retries (the SDK's are switched off; the
-dispatcher retries), prices, and reading the answer (`parsing.py`). There are no log-probabilities: a graded forced choice, made
-by a tool call, stands in for them. The SDK takes no temperature; it is sent as an extra field of the body, and only when set.
+Belongs here: one attempt per call and the turns of a batch, over the official SDK. Does not: the wire format
+(`anthropic_wire.py`), retries (the SDK's are switched off; the dispatcher retries), prices, and the vote in an answer
+(`parsing.py`).
 """
 
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
-from pydantic import Field
-
+from anmi_pipeline.judging.anthropic_wire import STATUSES, AnthropicModel, described, messages_sent, outcome, sampling, sent
 from anmi_pipeline.judging.api_errors import Place, attempt, batch_call, decoded, texts_of
-from anmi_pipeline.judging.endpoint import (
-    BATCH_TIMEOUT_S,
-    Endpoint,
-    checked_extra,
-    frame_tokens,
-    http_client,
-    quiet_libraries,
-    wire_body,
-)
-from anmi_pipeline.judging.prompts import AnswerForm, PromptWriter
-from anmi_pipeline.judging.requests import ANSWERED, DECLINED, Answer, Batch, Outcome, Request, Retryable, Usage
+from anmi_pipeline.judging.endpoint import BATCH_TIMEOUT_S, Sent, http_client, quiet_libraries, wire_body, written
+from anmi_pipeline.judging.prompts import PromptWriter
+from anmi_pipeline.judging.requests import Batch, Outcome, Request, Retryable, Usage
 
 T = TypeVar("T")
-Sent = tuple[dict[str, object], int]
-"""Fields of a body that calls share, and the tokens around the messages."""
-OFFICIAL = "https://api.anthropic.com"
-MAX_BATCH_CALLS = 100_000
-MAX_BATCH_BYTES = 256_000_000
 PAGE = 100
 KNOWN_WRITERS = 64
-
-
-class AnthropicModel(Endpoint):
-    """A model behind Anthropic's messages."""
-
-    base_url: str = Field(default=OFFICIAL, description="base URL, without /v1")
-    api_key_env: str | None = Field(
-        default="ANTHROPIC_API_KEY",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="environment variable that holds the key; null for a server that asks for none",
-    )
-    form: AnswerForm = Field(
-        default="tool", description="how the model answers: tool (a grade), json (a grade as text) or token (a letter, no grade)"
-    )
-    temperature: float | None = Field(
-        default=None, ge=0, le=1, description="null: not sent, the provider's own holds; newer models refuse any other"
-    )
-    token_factor: float = Field(
-        default=1.4, ge=0.5, le=4, description="billed input tokens per counted one, rounded up; reservations use it"
-    )
-    tool_tokens: int = Field(
-        default=400, ge=0, description="input tokens that the provider adds to a call with a tool, at most; for reservations"
-    )
 
 
 class AnthropicClient:
@@ -103,7 +65,8 @@ class AnthropicClient:
             query: text of the query.
             documents: texts in the order shown.
         """
-        return written(self._settings, self._fixed(writer, len(documents)), key, writer, query, documents)
+        fixed = self._fixed(writer, len(documents))
+        return written(self._settings, fixed, key, writer, query, documents, messages_sent)
 
     async def send(self, request: Request) -> Outcome:
         """Make one attempt.
@@ -174,119 +137,3 @@ class AnthropicClient:
 
     async def _batch_call(self, call: Awaitable[T]) -> T:
         return await batch_call(call, self._errors, self._place)
-
-
-STATUSES = {
-    "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
-    "not_found_error": 404, "request_too_large": 413, "rate_limit_error": 429, "api_error": 500, "timeout_error": 504,
-    "overloaded_error": 529,
-}  # fmt: skip
-"""HTTP status of each type of error, for results of batches, which have types only."""
-
-
-def sent(settings: AnthropicModel, writer: PromptWriter, documents: int) -> Sent:
-    """What is sent besides model and messages, and its tokens: the part of a request that calls of a writer share."""
-    fixed = sampling(settings, writer, documents)
-    tool_tokens = settings.tool_tokens if writer.form == "tool" else 0
-    return fixed, frame_tokens(fixed, writer.counter.count) + tool_tokens
-
-
-def written(
-    settings: AnthropicModel, fixed: Sent, key: str, writer: PromptWriter, query: str, documents: Sequence[str]
-) -> Request:
-    """Write one request; needs no key and no connection.
-
-    Args:
-        settings: the model.
-        fixed: what `sent` gives for the writer and the number of documents.
-        key: call key.
-        writer: writes the messages.
-        query: text of the query.
-        documents: texts in the order shown.
-    """
-    messages = writer.write(query, documents)
-    body: dict[str, object] = {
-        "model": settings.model,
-        "system": messages.system,
-        "messages": [{"role": "user", "content": messages.user}],
-        **fixed[0],
-    }
-    return Request(key, body, settings.output_tokens(len(documents)), settings.input_tokens(messages.tokens, fixed[1]))
-
-
-def sampling(settings: AnthropicModel, writer: PromptWriter, documents: int) -> dict[str, object]:
-    """Everything that is sent besides model, system and messages, without opening a client.
-
-    Args:
-        settings: the model.
-        writer: the writer of the messages.
-        documents: documents shown.
-
-    Raises:
-        InputError: `extra` sets what the judge sets itself.
-    """
-    body: dict[str, object] = {"max_tokens": settings.output_tokens(documents)}
-    extra: dict[str, object] = {} if settings.temperature is None else {"temperature": settings.temperature}
-    if writer.form == "tool":
-        tool = writer.prompt.tool
-        body["tools"] = [{"name": tool.name, "description": tool.description, "input_schema": dict(writer.prompt.schema_)}]
-        body["tool_choice"] = {"type": "tool", "name": tool.name, "disable_parallel_tool_use": True}
-    checked_extra(settings.extra, body | extra)
-    extra |= settings.extra
-    return body | ({"extra_body": extra} if extra else {})
-
-
-def outcome(key: str, body: object, request_id: str | None, latency_ms: float | None) -> Outcome:
-    """Read a message.
-
-    Raises:
-        Retryable: the body is no message.
-    """
-    answer = answer_of(body)
-    if answer is None:
-        raise Retryable(None, None, "bad_body")
-    usage = usage_of(cast("Mapping[str, Any]", body).get("usage"))
-    status = DECLINED if answer.stop == "refusal" else ANSWERED
-    return Outcome(key, status, answer.stored(), usage, latency_ms=latency_ms, request_id=request_id)
-
-
-def answer_of(body: object) -> Answer | None:
-    """The answer in a message; None when the body is no message."""
-    if not isinstance(body, Mapping):
-        return None
-    fields = cast("Mapping[str, Any]", body)
-    content = fields.get("content")
-    if not isinstance(content, list) or not all(isinstance(block, Mapping) for block in cast("list[object]", content)):
-        return None
-    blocks = cast("list[Mapping[str, Any]]", content)
-    calls = [block.get("input") for block in blocks if block.get("type") == "tool_use"]
-    return Answer(
-        text="".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text"),
-        arguments=json.dumps(calls[0], ensure_ascii=False) if calls else None,
-        stop=str(fields.get("stop_reason") or ""),
-    )
-
-
-def usage_of(usage: object) -> Usage:
-    """Tokens billed. The provider counts cached and written tokens apart; here they are part of the input."""
-    if not isinstance(usage, Mapping):
-        return Usage()
-    fields = cast("Mapping[str, Any]", usage)
-    cached = int(fields.get("cache_read_input_tokens") or 0)
-    stored = int(fields.get("cache_creation_input_tokens") or 0)
-    read = int(fields.get("input_tokens") or 0) + cached + stored
-    return Usage(read, cached, int(fields.get("output_tokens") or 0), stored)
-
-
-def described(batch: Any) -> Batch:  # noqa: ANN401 - the SDK's model, imported only where it is used
-    """The SDK's batch as ours."""
-    counts = batch.request_counts
-    done = counts.succeeded + counts.errored + counts.canceled + counts.expired
-    return Batch(
-        id=batch.id,
-        token=None,
-        status="ended" if batch.processing_status == "ended" else "running",
-        created_at=batch.created_at.astimezone(UTC),
-        total=done + counts.processing,
-        done=done,
-    )

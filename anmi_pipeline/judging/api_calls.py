@@ -11,16 +11,20 @@ from dataclasses import dataclass
 import polars as pl
 
 from anmi_pipeline.judging import parsing
-from anmi_pipeline.judging.judges import OK, UNPARSED, VERDICTS, JudgeEvidence, id_digests
+from anmi_pipeline.judging.call_keys import id_digests
+from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.listwise import CALL, lists_of, read_lists
 from anmi_pipeline.judging.prompts import PromptKind, document_text
 from anmi_pipeline.judging.ranking import Ranking
 from anmi_pipeline.judging.requests import ANSWERED, Answer, Outcome
+from anmi_pipeline.judging.verdicts import OK, UNPARSED, VERDICTS
 
 TOP_GRADE = 3
 """Grades of the prompt `pointwise` are 0 to 3; the ledger holds a grade as a share of it in `p_first`."""
 ANSWERED_STATUSES = (OK, UNPARSED)
 """Statuses of calls whose answer is stored, and read again whenever it is looked up."""
+MOST_SHOWN = 20
+"""Documents that a call may show (`judging.list_size`)."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,25 @@ def corpus_rows(evidence: JudgeEvidence, wanted: Iterable[str]) -> Iterator[tupl
     yield from evidence.corpus.filter(pl.col("doc_id").is_in(ids.implode())).select("doc_id", "title", "text").iter_rows()
 
 
-def answer_rows(outcomes: Sequence[Outcome], prompt: PromptKind, expires_at: str | None) -> pl.DataFrame:
-    """What becomes of outcomes in the ledger: VERDICTS frame, answers that cannot be read among them."""
+def answer_rows(
+    outcomes: Sequence[Outcome], prompt: PromptKind, expires_at: str | None, sizes: Mapping[str, int] | None = None
+) -> pl.DataFrame:
+    """What becomes of outcomes in the ledger: VERDICTS frame, answers that cannot be read among them.
+
+    Args:
+        outcomes: what came of calls.
+        prompt: what they asked.
+        expires_at: when answers expire, as the ledger writes it.
+        sizes: call key -> documents shown, for rankings; of a call that is not here any ranking is taken for one.
+    """
     rows: list[dict[str, object]] = []
     for outcome in outcomes:
-        status, p = (OK, None) if outcome.status == ANSWERED else (outcome.status, None)
-        if outcome.status == ANSWERED and prompt != "listwise":
-            p = single(outcome.text or "", prompt)
+        status, p, text = outcome.status, None, outcome.text or ""
+        if status == ANSWERED and prompt == "listwise":
+            ranking = parsing.ranking(Answer.from_stored(text), (sizes or {}).get(outcome.key, MOST_SHOWN))
+            status = UNPARSED if ranking is None else OK
+        elif status == ANSWERED:
+            p = single(text, prompt)
             status = UNPARSED if p is None else OK
         usage = outcome.usage
         rows.append(

@@ -14,10 +14,12 @@ from types import ModuleType
 from typing import TypeVar, cast
 
 from anmi_pipeline.judging.endpoint import Endpoint
-from anmi_pipeline.judging.requests import DECLINED, TOO_LONG, Refused, Request, Retryable
+from anmi_pipeline.judging.requests import DECLINED, TOO_LONG, UNREACHABLE, Refused, Request, Retryable
 
 T = TypeVar("T")
 RETRYABLE = (408, 409, 425, 429)
+NOT_CONNECTED = {"aiohttp": "ClientConnectorError", "httpcore": "ConnectError"}
+"""Errors of the transports whose connection was never made: no address, refused, no TLS. httpx's own names do not tell."""
 NO_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|credit balance|out of credit", re.IGNORECASE)
 CONTEXT = re.compile(
     r"context_length_exceeded|string_above_max_length|prompt is too long|maximum context length|context (?:window|length)|"
@@ -190,14 +192,27 @@ async def attempt(call: Awaitable[T], sdk: ModuleType, place: Place, texts: Sequ
     except sdk.APITimeoutError as error:
         # Over aiohttp a connection that is refused or broken is reported as one that took too long.
         connecting = type(error.__cause__).__name__ == "ConnectTimeout"
-        failed = Retryable(None, None, "connection" if connecting else "timeout")
-    except sdk.APIConnectionError:
-        failed = Retryable(None, None, "connection")
+        failed = Retryable(None, None, connection_kind(error) if connecting else "timeout")
+    except sdk.APIConnectionError as error:
+        failed = Retryable(None, None, connection_kind(error))
     except (sdk.APIError, ValueError):
         failed = Retryable(None, None, "bad_body")
     if isinstance(failed, str):
         return failed
     raise failed
+
+
+def connection_kind(error: BaseException) -> str:
+    """Kind of a failed connection: UNREACHABLE when none was made, so that nothing was asked and nothing can be billed."""
+    behind: BaseException | None = error
+    while behind is not None:
+        kinds = type(behind).__mro__
+        if any(
+            kind.__module__.startswith(home) and kind.__name__ == name for kind in kinds for home, name in NOT_CONNECTED.items()
+        ):
+            return UNREACHABLE
+        behind = behind.__cause__
+    return "connection"
 
 
 async def batch_call(call: Awaitable[T], sdk: ModuleType, place: Place) -> T:

@@ -14,16 +14,18 @@ from pathlib import Path
 import polars as pl
 
 from anmi_pipeline.errors import JudgeError
-from anmi_pipeline.judging import anthropic_client, openai_client
+from anmi_pipeline.judging import anthropic_wire, openai_wire
+from anmi_pipeline.judging.anthropic_client import AnthropicClient
 from anmi_pipeline.judging.api_calls import Shown, Texts, answer_rows, calls_of, keys_of, read_rows
 from anmi_pipeline.judging.batches import Batcher
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.dispatch import Dispatcher
-from anmi_pipeline.judging.endpoint import call_settings
+from anmi_pipeline.judging.endpoint import Sent, call_settings, written
 from anmi_pipeline.judging.judge_configs import AnthropicJudge, ApiJudgeConfig, OpenAIJudge
 from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence
 from anmi_pipeline.judging.ledger import as_time
 from anmi_pipeline.judging.money import Money
+from anmi_pipeline.judging.openai_client import OpenAIClient
 from anmi_pipeline.judging.pacing import Pacer
 from anmi_pipeline.judging.prices import Price, Tier
 from anmi_pipeline.judging.prompts import PromptKind, PromptWriter, read_prompt
@@ -116,11 +118,7 @@ class ApiJudge:
         if self._client is None:
             self.price()
             settings = self._settings
-            made = (
-                openai_client.OpenAIClient(settings)
-                if isinstance(settings, OpenAIJudge)
-                else anthropic_client.AnthropicClient(settings)
-            )
+            made = OpenAIClient(settings) if isinstance(settings, OpenAIJudge) else AnthropicClient(settings)
             self._client = Bounded(made, settings.timeout_s * MARGIN)
             self._pacer = Pacer(settings.dispatch.pace)
 
@@ -147,9 +145,11 @@ class ApiJudge:
         await self.open()
         days = self._config.expire_days
         expires_at = None if days is None else as_time(datetime.now(UTC) + timedelta(days=days))
-        async with aclosing(self._outcomes(calls_of(calls, self._prompt))) as parts:
+        shown = calls_of(calls, self._prompt)
+        sizes = {call.key: len(call.documents) for call in shown}
+        async with aclosing(self._outcomes(shown)) as parts:
             async for part in parts:
-                yield answer_rows(part, self._prompt, expires_at)
+                yield answer_rows(part, self._prompt, expires_at, sizes)
 
     async def _outcomes(self, calls: list[Shown]) -> AsyncGenerator[list[Outcome]]:
         if self._client is None or self._money is None:
@@ -175,18 +175,16 @@ class ApiJudge:
     def _written(self, calls: list[Shown]) -> Iterator[Request]:
         """Write the requests one by one, as they are taken."""
         texts, settings = Texts(self._evidence, calls), self._settings
+        wire = openai_wire if isinstance(settings, OpenAIJudge) else anthropic_wire
         for call in calls:
             query, documents = texts.of(call)
             fixed = self._sent(len(documents))
-            if isinstance(settings, OpenAIJudge):
-                yield openai_client.written(settings, fixed, call.key, self.writer, query, documents)
-            else:
-                yield anthropic_client.written(settings, fixed, call.key, self.writer, query, documents)
+            yield written(settings, fixed, call.key, self.writer, query, documents, wire.messages_sent)
 
-    def _fixed(self, documents: int) -> openai_client.Sent:
+    def _fixed(self, documents: int) -> Sent:
         if isinstance(self._settings, AnthropicJudge):
-            return anthropic_client.sent(self._settings, self.writer, documents)
-        return openai_client.sent(self._settings, self.writer, documents)
+            return anthropic_wire.sent(self._settings, self.writer, documents)
+        return openai_wire.sent(self._settings, self.writer, documents)
 
 
 class Bounded:

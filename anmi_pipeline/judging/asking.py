@@ -16,8 +16,9 @@ from anmi_pipeline.errors import JudgeError
 from anmi_pipeline.judging.batches import BatchPending
 from anmi_pipeline.judging.budget import CapReached
 from anmi_pipeline.judging.config import JudgingConfig
-from anmi_pipeline.judging.judges import CALLS, OK, Judge, checked
+from anmi_pipeline.judging.judges import CALLS, Judge
 from anmi_pipeline.judging.ledger import Ledger
+from anmi_pipeline.judging.verdicts import OK, checked
 from anmi_pipeline.progress import Progress
 from anmi_pipeline.tables import JUDGMENTS
 

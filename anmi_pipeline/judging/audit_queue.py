@@ -15,7 +15,8 @@ import polars as pl
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.beliefs import QueryBelief, entropy
-from anmi_pipeline.judging.judges import OK, JudgeEvidence
+from anmi_pipeline.judging.judges import JudgeEvidence
+from anmi_pipeline.judging.verdicts import OK
 from anmi_pipeline.rating.comparisons import PAIR
 from anmi_pipeline.rating.graphs import Floats, Ints
 from anmi_pipeline.rating.likelihood import inverse_mills

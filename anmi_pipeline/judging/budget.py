@@ -183,8 +183,18 @@ class Budget:
         return CapReached(
             f"the cap of {self.scope} ({' or '.join(caps)}) is reached: ${at.usd:.4f} and {at.calls:,} calls are spent or "
             f"reserved (${at.open_usd:.4f} in flight or lost with a process), and the next call may not fit. "
-            "All answers are kept. Raise the cap and run again to go on."
+            f"All answers are kept. {self.advice()}"
         )
+
+    def advice(self) -> str:
+        """Where the cap is raised: a refresh has its own, which the dataset's YAML sets for those to come only."""
+        dataset, _, epoch = self.scope.partition(":")
+        if epoch:
+            return (
+                f"`anmi refresh --dataset {dataset} --max-usd USD --max-calls CALLS` raises what you name of it and goes on; "
+                "judging.refresh in the dataset's YAML is for refreshes to come."
+            )
+        return "Raise it (judging.max_usd, judging.max_calls in the dataset's YAML) and run again to go on."
 
     def _fitting(self, committed: int, calls: int, wants: Sequence[Want]) -> list[Reservation]:
         most = MOST_UNITS if self.max_usd is None else units_of(self.max_usd)

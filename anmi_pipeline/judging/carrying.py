@@ -1,7 +1,7 @@
 """The plan of a refresh: what the previous epoch asked, without what is gone, with what new documents and queries need.
 
 Belongs here: which rows are carried, the first pairs of new documents, and what later rounds may still spend. Does not: the plan
-of new queries, which is that of any first round (`plan.py`, `rounds.py`), expiry (`ledger.py`) and epochs (`epochs.py`).
+of new queries, which is that of any first round (`plan.py`, `round_plans.py`), expiry (`ledger.py`) and epochs (`epochs.py`).
 
 A plan decides what is bought: a carried row whose verdict is in the ledger and has not expired costs nothing. So a refresh buys
 new queries, pairs of new documents and expired verdicts; where nothing is new its plan is the previous one.

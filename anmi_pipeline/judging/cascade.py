@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from anmi_pipeline.judging.asked_pairs import answered_or_not
 from anmi_pipeline.judging.beliefs import pair_beliefs
 from anmi_pipeline.judging.carrying import Previous, without_pairs
 from anmi_pipeline.judging.collect import CollectReport, Term, collect_async
@@ -18,15 +19,12 @@ from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.money import Money
 from anmi_pipeline.judging.routing import escalate, plan_escalations
 from anmi_pipeline.progress import Progress, silent
-from anmi_pipeline.rating.comparisons import weighted_comparisons
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.prior import ScorePrior
 from anmi_pipeline.tables import JUDGMENTS, PLAN
 
 STEP_ROUNDS = 1000
 """Pairs of round r that move up in step s are asked under round r + 1000 s: another round draws other orders."""
-ENDS = {"doc_i": pl.min_horizontal("first_id", "second_id"), "doc_j": pl.max_horizontal("first_id", "second_id")}
-"""The unordered pair of a planned or answered call."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +108,3 @@ async def ask_round(
         judgments, report = JUDGMENTS.frame(pl.concat([judgments, later])), report.plus(took)
         asked = PLAN.frame(pl.concat([asked, upper]))
     return Round(judgments, asked, report)
-
-
-def answered_or_not(judgments: pl.DataFrame, config: JudgingConfig) -> pl.DataFrame:
-    """Fold verdicts into comparisons; a pair that was asked without an answer is one of weight 0.
-
-    Returns:
-        query_id, doc_i, doc_j, preference, weight, sorted.
-    """
-    columns = ["query_id", "doc_i", "doc_j", "preference", "weight"]
-    answered = weighted_comparisons(judgments, config.weights).select(columns)
-    silent_pairs = judgments.select("query_id", **ENDS).unique().join(answered, on=columns[:3], how="anti")
-    unanswered = silent_pairs.with_columns(preference=pl.lit(0.5), weight=pl.lit(0.0))
-    return pl.concat([answered, unanswered]).sort(columns[:3])

@@ -1,10 +1,10 @@
 """Which pairs a round chose, on record: what is bought stays bought, however its answers are read later.
 
 Belongs here: the table of choices beside the verdicts, and taking the pairs of a round from it. Does not: the choice
-(`rating/rounds.py`) and its prior (`rounds.py`). Later rounds rest on the verdicts of earlier ones. Chosen again after a change
-of the parser, or of the model behind one judge, a few pairs of every query would be others, and all judges would be paid for
-them. So a choice is made once for a dataset, a query, the pairs it has been asked and the number wanted; `judging.replan` makes
-it anew.
+(`rating/rounds.py`) and its prior (`frozen_prior.py`). Later rounds rest on the verdicts of earlier ones. Chosen again after a
+change of the parser, or of the model behind one judge, a few pairs of every query would be others, and all judges would be paid
+for them. So a choice is made once for a dataset, a query, the pairs it has been asked and the number wanted; `judging.replan`
+makes it anew.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -14,7 +14,8 @@ import polars as pl
 from pydantic import Field
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.clicks import CLICKS, COMPARED, ClickConfig, ClickEvidence, click_comparisons, read_click_log
+from anmi_pipeline.judging.click_files import CLICKS, read_click_log
+from anmi_pipeline.judging.clicks import COMPARED, ClickConfig, ClickEvidence, click_comparisons
 
 HASHED_BYTES = 1 << 20
 WILD = "*?["

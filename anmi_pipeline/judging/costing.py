@@ -1,7 +1,7 @@
 """The rows of an estimate: each judge in each tier, for what is still to be asked.
 
-Belongs here: joining calls, counts, bills and prices of a judge. Does not: any of these (`outlay.py`, `estimating.py`,
-`prices.py`).
+Belongs here: joining calls, counts, bills and prices of a judge. Does not: any of these (`outlay.py`, `usage.py`,
+`estimating.py`, `prices.py`).
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from anmi_pipeline.judging.api_judge import ApiJudge
 from anmi_pipeline.judging.config import JudgingConfig
-from anmi_pipeline.judging.estimating import JudgeCost, Span, Tariff, Usage, count_calls, judge_cost, local_cost
+from anmi_pipeline.judging.estimating import JudgeCost, Tariff, judge_cost, local_cost
 from anmi_pipeline.judging.judge_configs import ApiJudgeConfig
 from anmi_pipeline.judging.judges import CALLS, Judge, JudgeEvidence
 from anmi_pipeline.judging.outlay import Ahead, alike, calls_of_judge
 from anmi_pipeline.judging.prices import Price, Tier, load_prices, price_of
+from anmi_pipeline.judging.spans import Span
+from anmi_pipeline.judging.usage import Usage, count_calls
 
 TIERS: tuple[Tier, ...] = ("sync", "batch")
 

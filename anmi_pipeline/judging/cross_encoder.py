@@ -13,7 +13,9 @@ import polars as pl
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.distil_config import CrossEncoderSettings
-from anmi_pipeline.judging.judges import OK, CallSettings, JudgeEvidence, LocalJudge, verdicts
+from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence
+from anmi_pipeline.judging.local_judge import LocalJudge
+from anmi_pipeline.judging.verdicts import OK, verdicts
 from anmi_pipeline.rating.comparisons import PAIR, weighted_comparisons
 from anmi_pipeline.rating.graphs import Floats
 from anmi_pipeline.reranking.cross_encoder import CrossEncoder, load_cross_encoder

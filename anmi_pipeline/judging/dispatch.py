@@ -1,90 +1,33 @@
 """Sending requests to an API: bounded workers, one pacer, a hard cap, retries, and an outcome for every request.
 
-Belongs here: the loop that turns requests into outcomes. Does not: wire formats (a `Client`), pace (`pacing.py`), the cap
-(`budget.py`), batches (`batches.py`), and writing outcomes to the ledger (the caller commits a part before it asks for the next).
-What ends early - a refused key, a reached cap, Ctrl-C - ends after the calls in flight, and their outcomes are still handed over.
-Requests that were not sent then have no outcome: a failure on record would keep a later run from asking them. A kill loses fewer
-than 2 * `workers` calls: no worker takes one while as many outcomes as there are workers wait for their commit.
+Belongs here: the loop that turns requests into outcomes. Does not: which call is next (`call_queue.py`), wire formats (a
+`Client`), pace (`pacing.py`), the cap (`budget.py`), lines of progress (`dispatch_progress.py`), batches (`batches.py`), and
+writing outcomes to the ledger (the caller commits a part before it asks for the next). What ends early - a refused key, a reached
+cap, Ctrl-C - ends after the calls in flight, and their outcomes are still handed over. Requests that were not sent then have no
+outcome: a failure on record would keep a later run from asking them. A kill loses fewer than 2 * `workers` calls: no worker takes
+one while as many outcomes as there are workers wait for their commit.
 """
 
 import asyncio
-import heapq
-import itertools
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sized
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sized
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
-from pydantic import Field
 
 from anmi_pipeline.errors import JudgeError
 from anmi_pipeline.judging.budget import Budget, Reservation, Want
-from anmi_pipeline.judging.pacing import Breaker, PaceConfig, Pacer, backoff
+from anmi_pipeline.judging.call_queue import Call, CallQueue
+from anmi_pipeline.judging.dispatch_config import DispatchConfig
+from anmi_pipeline.judging.dispatch_progress import Tally, Watch
+from anmi_pipeline.judging.pacing import Breaker, Pacer, backoff
 from anmi_pipeline.judging.paying import Cashier
 from anmi_pipeline.judging.prices import Price, cost_units, dollars, worst_units
-from anmi_pipeline.judging.requests import ANSWERED, Client, Outcome, Request, Retryable, Usage
+from anmi_pipeline.judging.requests import ANSWERED, UNREACHABLE, Client, Outcome, Request, Retryable, Usage
 from anmi_pipeline.progress import Progress, silent
-from anmi_pipeline.settings import Config
 
-LOG = logging.getLogger(__name__)
-LINES = 20
-"""Lines of progress in the log of one dispatch."""
 OUTAGE_SHARE = 0.1
 """Share of the pace below which refusals for the rate count as an outage."""
-WAITING_PER_WORKER = 16
-"""Calls that may wait for their retry, per worker, before no new request is taken: they are held in memory."""
-
-
-class DispatchConfig(Config):
-    """How requests are sent."""
-
-    workers: int = Field(default=64, ge=1, le=1024, description="calls in flight at once, at most")
-    pace: PaceConfig = Field(default_factory=PaceConfig, description="requests and tokens per minute")
-    attempts: int = Field(default=6, ge=1, description="attempts per request before it counts as failed")
-    backoff_seconds: float = Field(default=0.5, gt=0, description="delay before the first retry; doubles, with jitter")
-    longest_backoff_seconds: float = Field(default=30.0, gt=0, description="longest delay, unless the provider asks for more")
-    breaker_failures: int = Field(default=20, ge=1, description="failures in a row after which sending stops for a while")
-    breaker_seconds: float = Field(default=5.0, gt=0, description="first such while; doubles up to a minute")
-    breaker_trials: int = Field(default=8, ge=1, description="failed trials after which the run stops")
-    grace_seconds: float = Field(default=60.0, ge=0, description="how long calls in flight are awaited when a run is stopped")
-    linger_seconds: float = Field(
-        default=0.02, ge=0, description="how long outcomes and reservations wait for others to share a commit"
-    )
-
-
-@dataclass
-class Tally:
-    """What a dispatch did.
-
-    Attributes:
-        done: requests with an outcome.
-        failed: of these, without an answer.
-        attempts: attempts made.
-        units: spent, in units of 1e-12 USD; attempts that may have been billed count at their worst price.
-    """
-
-    done: int = 0
-    failed: int = 0
-    attempts: int = 0
-    units: int = 0
-
-
-@dataclass
-class Call:
-    """A request under way."""
-
-    request: Request
-    attempts: int = 0
-
-
-@dataclass(order=True)
-class Retry:
-    """A call that waits for its next attempt; it holds no worker."""
-
-    due: float
-    number: int
-    call: Call = field(compare=False)
 
 
 class Dispatcher:
@@ -125,13 +68,11 @@ class Dispatcher:
         self.cap = budget
         self._breaker = Breaker(self.config.breaker_failures, self.config.breaker_seconds, self.config.breaker_trials)
         self._rng = np.random.default_rng(seed)
-        self._fresh: Iterator[Request] = iter(())
-        self._retries: list[Retry] = []
-        self._numbers = itertools.count()
-        self._idle = self._handed = 0
+        self._handed = 0
         self._finished: list[Outcome] = []
         self._news, self._room, self._stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._room.set()
+        self._queue = CallQueue(self.config.workers, self._stop, self._room)
         self._sending: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
@@ -156,8 +97,9 @@ class Dispatcher:
             JudgeError: the provider is down.
             LedgerError: money cannot be reserved.
         """
-        self._fresh = iter(requests)
-        watch = Watch(self, total if total is not None else len(requests) if isinstance(requests, Sized) else 0)
+        self._queue.take(requests)
+        number = total if total is not None else len(requests) if isinstance(requests, Sized) else 0
+        watch = Watch(self.tally, number, self.progress, self.cap, priced=self.price is not None)
         cashier = None if self._cashier is None else asyncio.create_task(self._cashier.run())
         workers = [asyncio.create_task(self._work()) for _ in range(self.config.workers)]
         cancelled: asyncio.CancelledError | None = None
@@ -230,27 +172,8 @@ class Dispatcher:
 
     async def _work(self) -> None:
         """Attempt calls until there are none."""
-        while (call := await self._next()) is not None:
+        while (call := await self._queue.next()) is not None:
             await self._attempt(call)
-
-    async def _next(self) -> Call | None:
-        """The next call: a retry that is due, else a new request; None when this worker is not needed any more."""
-        clock = asyncio.get_running_loop().time
-        while not self._stop.is_set():
-            while not self._room.is_set():  # the caller is behind with committing: what is lost by a kill stays bounded
-                await self._room.wait()
-            if self._retries and self._retries[0].due <= clock():
-                return heapq.heappop(self._retries).call
-            if len(self._retries) < WAITING_PER_WORKER * self.config.workers and (request := next(self._fresh, None)) is not None:
-                return Call(request)
-            if len(self._retries) <= self._idle:
-                return None  # enough others wait for the retries; a call in flight that fails is its own worker's
-            self._idle += 1
-            try:
-                await asyncio.sleep(max(self._retries[0].due - clock(), 0))
-            finally:
-                self._idle -= 1
-        return None
 
     async def _attempt(self, call: Call) -> None:
         """Make one attempt: paid, paced, sent. Paid first: a slow commit would let paced calls leave as a burst."""
@@ -323,7 +246,7 @@ class Dispatcher:
             return
         config = self.config
         delay = backoff(call.attempts, error.retry_after, self._rng, config.backoff_seconds, config.longest_backoff_seconds)
-        heapq.heappush(self._retries, Retry(asyncio.get_running_loop().time() + delay, next(self._numbers), call))
+        self._queue.again(call, delay)
 
     def _finish(self, outcome: Outcome) -> None:
         self.tally.done += 1
@@ -344,52 +267,9 @@ class Dispatcher:
             self._cashier.settle(reservation, cost, calls)
 
 
-class Watch:
-    """Says about twenty times how far a dispatch is: rate, spend, time left."""
-
-    def __init__(self, dispatcher: Dispatcher, total: int) -> None:
-        """Start the clock."""
-        self.dispatcher, self.total = dispatcher, total
-        self.clock = asyncio.get_running_loop().time
-        self.started = self.clock()
-        self.logged = 0
-
-    def look(self, part: list[Outcome]) -> None:
-        """Note a part that is handed over."""
-        tally = self.dispatcher.tally
-        self.dispatcher.progress(tally.done, max(self.total, tally.done), f"calls, {self.spend()}")
-        step = tally.done * LINES // max(self.total, tally.done + len(part))
-        if step > self.logged:
-            self.logged = step
-            LOG.info("%s", self.line())
-
-    def end(self) -> None:
-        """Say where it ended, unless that was said."""
-        if self.logged < LINES and self.dispatcher.tally.attempts:
-            LOG.info("%s", self.line())
-
-    def line(self) -> str:
-        """One line: done, failed, rate, spend, time left."""
-        tally = self.dispatcher.tally
-        rate = tally.done / max(self.clock() - self.started, 1e-9)
-        left = f", {max(self.total - tally.done, 0) / rate:,.0f} s left" if rate and self.total else ""
-        total = f"{self.total:,}" if self.total else "?"
-        return (
-            f"{tally.done:,} of {total} calls ({tally.failed:,} failed, {tally.attempts:,} attempts), {rate:,.0f}/s, "
-            f"{self.spend()}{left}"
-        )
-
-    def spend(self) -> str:
-        """What this dispatch spent, and the cap of its scope."""
-        cap = self.dispatcher.cap
-        most = f" (cap ${cap.max_usd} for {cap.scope})" if cap is not None and cap.max_usd is not None else ""
-        known = f"${float(dollars(self.dispatcher.tally.units)):,.4f}" if self.dispatcher.price is not None else "price unknown"
-        return f"{known}{most}"
-
-
 def may_be_billed(error: Retryable) -> bool:
     """Whether the provider may have answered and billed an attempt that failed here: no response, or one that came too late."""
-    return error.status is None or error.status == 408 or error.status < 400
+    return error.kind != UNREACHABLE and (error.status is None or error.status == 408 or error.status < 400)
 
 
 async def dispatch(dispatcher: Dispatcher, requests: Iterable[Request], total: int | None = None) -> AsyncIterator[Outcome]:

@@ -15,12 +15,14 @@ import polars as pl
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.beliefs import query_beliefs
+from anmi_pipeline.judging.call_keys import text_digest
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.distil_config import DISTILLED, DistilConfig
-from anmi_pipeline.judging.judges import OK, CallSettings, JudgeEvidence, text_digest
+from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence
 from anmi_pipeline.judging.pairwise_training import PairwiseTraining, train_pairwise, triples
 from anmi_pipeline.judging.plan import query_generator
 from anmi_pipeline.judging.second_pass import keep_plan, kept_plan, plan_second_pass
+from anmi_pipeline.judging.verdicts import OK
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.rating.comparisons import PAIR, weighted_comparisons
 from anmi_pipeline.rating.config import Model

@@ -12,8 +12,10 @@ import polars as pl
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.distil_config import DistilledSettings
-from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence, LocalJudge, verdicts
+from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence
+from anmi_pipeline.judging.local_judge import LocalJudge
 from anmi_pipeline.judging.pairwise_model import PairwiseModel, load_pairwise_model
+from anmi_pipeline.judging.verdicts import verdicts
 from anmi_pipeline.records import Records
 from anmi_pipeline.retrieval.lexical import document_texts
 from anmi_pipeline.store import Artifact

@@ -1,14 +1,14 @@
 """An API endpoint: what a configuration says about it, its key, and what the clients of all providers do alike.
 
 Belongs here: settings, the key, and what is sent whatever the provider. Does not: errors (`api_errors.py`) and wire formats
-(`openai_client.py`, `anthropic_client.py`).
+(`openai_wire.py`, `anthropic_wire.py`).
 """
 
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Annotated, Any, cast
@@ -18,8 +18,8 @@ from pydantic import ConfigDict, Field, JsonValue, field_validator
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.judges import CallSettings
-from anmi_pipeline.judging.prompts import AnswerForm, PromptWriter
-from anmi_pipeline.judging.requests import Refused
+from anmi_pipeline.judging.prompts import AnswerForm, Messages, PromptWriter
+from anmi_pipeline.judging.requests import Refused, Request
 from anmi_pipeline.settings import Config
 
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -27,6 +27,8 @@ FRAME_TOKENS = 16
 """Tokens that providers add around two messages: 3 a message and 3 for the answer where it is documented."""
 BATCH_TIMEOUT_S = 600.0
 """Batches are up to 256 MB, which a timeout made for one call would cut off."""
+Sent = tuple[dict[str, object], int]
+"""Fields of a body that calls share, and the tokens around the messages."""
 QUIET = ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2")
 
 
@@ -122,9 +124,34 @@ def call_settings(judge: str, endpoint: Endpoint, writer: PromptWriter, sampling
         judge: judge id.
         endpoint: the model.
         writer: the writer of the messages.
-        sampling: what is sent besides model and messages (`sampling` of the client).
+        sampling: what is sent besides model and messages (`sampling` of the wire format).
     """
     return CallSettings(judge, endpoint.base_url, endpoint.model, writer.identity(), writer.version, sampling)
+
+
+def written(
+    settings: Endpoint,
+    fixed: Sent,
+    key: str,
+    writer: PromptWriter,
+    query: str,
+    documents: Sequence[str],
+    messages_sent: Callable[[Messages], Mapping[str, object]],
+) -> Request:
+    """Write one request; needs no key and no connection.
+
+    Args:
+        settings: the model.
+        fixed: what calls of the writer with so many documents share (`sent` of the wire format).
+        key: call key.
+        writer: writes the messages.
+        query: text of the query.
+        documents: texts in the order shown.
+        messages_sent: the messages as fields of a body (of the wire format).
+    """
+    messages = writer.write(query, documents)
+    body: dict[str, object] = {"model": settings.model, **messages_sent(messages), **fixed[0]}
+    return Request(key, body, settings.output_tokens(len(documents)), settings.input_tokens(messages.tokens, fixed[1]))
 
 
 def wire_body(body: Mapping[str, object]) -> dict[str, object]:

@@ -13,7 +13,9 @@ import polars as pl
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.evidence import judged_pool, pair_rows, scores_or_nan, within_query_z
 from anmi_pipeline.judging.judge_configs import EnsembleJudge
-from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence, LocalJudge, verdicts
+from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence
+from anmi_pipeline.judging.local_judge import LocalJudge
+from anmi_pipeline.judging.verdicts import verdicts
 
 VERSION = 1
 """Part of every call key: raise it when equal evidence would give another answer."""

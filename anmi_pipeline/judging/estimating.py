@@ -1,116 +1,29 @@
 """What judging will cost: calls, tokens and dollars of each judge in each tier, with an interval.
 
-Belongs here: the estimator. It counts the tokens of the planned requests themselves, so that long documents are no surprise, and
-learns from some billed calls what a count cannot know: how the provider's tokenizer differs from the counter, and how much a
-model writes. Does not: prices (`prices.py`), caps (`budget.py`), reading artifacts and asking a probe (`catalog/estimating.py`),
-what calls are worth (`worth.py`).
+Belongs here: the estimator. It rests on the tokens of the planned requests themselves, so that long documents are no surprise,
+and learns from some billed calls what a count cannot know: how the provider's tokenizer differs from the counter, and how much a
+model writes. Does not: counting and bills (`usage.py`), prices (`prices.py`), caps (`budget.py`), reading artifacts and asking a
+probe (`catalog/estimating.py`), what calls are worth (`worth.py`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 
 from anmi_pipeline.judging.prices import PICO, Price, Rates, Tier
 from anmi_pipeline.judging.prompts import AnswerForm
-from anmi_pipeline.judging.requests import Request
+from anmi_pipeline.judging.spans import Floats, Span, around, scaled
+from anmi_pipeline.judging.usage import Counted, Source, Usage
 
-Floats = NDArray[np.float64]
-Source = Literal["probe", "ledger", "default"]
-
-COUNTED_MOST = 10_000
-"""Calls whose requests are written and counted; of more a seeded sample stands for all, with a standard error below .5 %."""
 FEWEST = 5
 """Billed calls below which nothing is learnt from them."""
-CONFIDENCE = 0.95
 DEFAULT_INPUT = (0.6, 0.9, 1.2)
 """Billed per counted input token where no call was billed yet: low, expected, high. The counter is meant to err upwards: of the
 shipped prompt on nfcorpus and scifact, GPT-4, GPT-5 and Claude 2 would bill .93 to .95; newer vocabularies up to a third more."""
 LEAST_OUTPUT: dict[AnswerForm, int] = {"token": 1, "json": 8, "tool": 15}
 """Output tokens of the shortest answer in each form."""
-
-
-class Writer(Protocol):
-    """What writes the requests of a judge, as `ApiJudge` does; needs no key."""
-
-    def requests(self, calls: pl.DataFrame) -> Sequence[Request]:
-        """One request for each call key of a frame of CALLS columns."""
-        ...
-
-
-@dataclass(frozen=True)
-class Span:
-    """An expected value with the ends of its 95 % interval."""
-
-    low: float
-    expected: float
-    high: float
-
-    @classmethod
-    def exactly(cls, value: float) -> "Span":
-        """A value that is known."""
-        return cls(value, value, value)
-
-    @property
-    def error(self) -> float:
-        """Larger distance of an end from the expected value, relative to it; 0 for nothing."""
-        return max(self.high - self.expected, self.expected - self.low) / self.expected if self.expected else 0.0
-
-    def plus(self, other: "Span") -> "Span":
-        """The sum of two independent quantities.
-
-        Equation: MOVER, low = a + b - sqrt((a - a_low)^2 + (b - b_low)^2), high likewise. Source: Zou and Donner (2008),
-        Statistics in Medicine 27, 1693-1702. It keeps skewed intervals skewed.
-        """
-        middle = self.expected + other.expected
-        below = float(np.hypot(self.expected - self.low, other.expected - other.low))
-        above = float(np.hypot(self.high - self.expected, other.high - other.expected))
-        return Span(middle - below, middle, middle + above)
-
-    def times(self, other: "Span") -> "Span":
-        """The product end by end: the second factor is no random draw, but the least and the most that may be."""
-        return Span(self.low * other.low, self.expected * other.expected, self.high * other.high)
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Counted tokens of planned calls.
-
-    Attributes:
-        input: (n,) counted input tokens of the calls that were written.
-        limit: mean of the most output tokens that may be billed for one of them.
-        planned: calls that they stand for.
-    """
-
-    input: Floats
-    limit: float
-    planned: int
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Billed calls of a judge.
-
-    Attributes:
-        counted: (n,) input tokens as counted before they were sent.
-        input: (n,) input tokens billed.
-        output: (n,) output tokens billed.
-        usd: (n,) what they cost in tier sync; NaN where they were in a batch.
-        source: where they come from.
-    """
-
-    counted: Floats
-    input: Floats
-    output: Floats
-    usd: Floats
-    source: Source
-
-    def __len__(self) -> int:
-        """Number of calls."""
-        return len(self.counted)
 
 
 @dataclass(frozen=True)
@@ -171,50 +84,6 @@ def local_cost(judge: str, calls: Span) -> JudgeCost:
     """The cost of a judge without an API: nothing."""
     nothing = Span.exactly(0.0)
     return JudgeCost(judge, "local", True, calls, nothing, nothing, nothing, nothing, 0.0, 0, "default")
-
-
-def count_calls(writer: Writer, calls: pl.DataFrame, seed: int, most: int = COUNTED_MOST) -> Counted:
-    """Write planned requests and count their tokens.
-
-    Args:
-        writer: writes the judge's requests.
-        calls: CALLS frame of the judge; rows of one call key are one call.
-        seed: seed of the sample.
-        most: calls that are written; of more a sample is.
-    """
-    keys = calls["call_key"].unique().sort()
-    chosen = keys if len(keys) <= most else keys.sample(most, seed=seed)
-    requests = writer.requests(calls.filter(pl.col("call_key").is_in(chosen.implode())))
-    tokens = np.array([request.input_tokens for request in requests], dtype=np.float64)
-    limits = [request.max_output_tokens for request in requests]
-    return Counted(tokens, float(np.mean(limits)) if limits else 0.0, len(keys))
-
-
-def billed_usage(writer: Writer, calls: pl.DataFrame, stored: pl.DataFrame, source: Source, most: int = COUNTED_MOST) -> Usage:
-    """Put counted beside billed tokens of calls that were answered.
-
-    Calls that were not billed (input_tokens 0: a refusal, a failure) say nothing about usage and are left out.
-
-    Args:
-        writer: writes the judge's requests.
-        calls: CALLS frame.
-        stored: call_key, input_tokens, output_tokens, cost_usd, latency_ms of verdicts; calls of batches have no latency.
-        source: where they come from.
-        most: calls that are looked at, the first by key: keys are hashes, so that is a random choice.
-    """
-    billed = stored.filter(pl.col("input_tokens") > 0).unique("call_key").sort("call_key").head(most)
-    known = calls.join(billed.select("call_key"), on="call_key", how="semi")
-    counted = pl.DataFrame(
-        [(request.key, float(request.input_tokens)) for request in writer.requests(known)],
-        schema={"call_key": pl.String(), "counted": pl.Float64()},
-        orient="row",
-    )
-    plain = pl.when(pl.col("latency_ms").is_null()).then(float("nan")).otherwise("cost_usd")
-    rows = counted.join(billed, on="call_key", how="inner").sort("call_key").with_columns(usd=plain)
-    counts, read, written, usd = (
-        rows[name].cast(pl.Float64()).to_numpy() for name in ("counted", "input_tokens", "output_tokens", "usd")
-    )
-    return Usage(counts, read, written, usd, source)
 
 
 def judge_cost(judge: str, calls: Span, counted: Counted, usage: Usage | None, tariff: Tariff, form: AnswerForm) -> JudgeCost:
@@ -293,19 +162,6 @@ def output_mean(usage: Usage | None, limit: float, form: AnswerForm, planned: fl
     found = around(mean, max(plain, (v * share + v * v / (2 * (n - 1))) ** 0.5), n)
     most = max(limit, mean)
     return Span(found.low, found.expected, min(found.high, most))
-
-
-def around(value: float, relative_error: float, n: int) -> Span:
-    """A positive value with its t interval on the scale of logarithms."""
-    from scipy.stats import t
-
-    factor = float(np.exp(t.ppf((1 + CONFIDENCE) / 2, n - 1) * relative_error))
-    return Span(value / factor, value, value * factor)
-
-
-def scaled(span: Span, factor: float) -> Span:
-    """A span in other units."""
-    return Span(span.low * factor, span.expected * factor, span.high * factor)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import base64
 import re
 from collections.abc import Sequence
 
-from anmi_pipeline.judging.judges import text_digest
+from anmi_pipeline.judging.call_keys import text_digest
 
 TAG_LETTERS = 16
 """Letters of a tag, five bits each: a text that holds the tag of a call of its own needs 2^80 trials."""

@@ -15,11 +15,13 @@ from anmi_pipeline.collections.beir import read_beir_grades
 from anmi_pipeline.collections.grades import GradeRows
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.api_calls import TOP_GRADE
+from anmi_pipeline.judging.call_keys import text_digest
 from anmi_pipeline.judging.cascade import Desk
 from anmi_pipeline.judging.collect import CollectReport, collect
 from anmi_pipeline.judging.config import AnchorsConfig, RecordedGrades, SimulatedGrades
-from anmi_pipeline.judging.judges import NO_ANSWER, OK, Judge, text_digest
+from anmi_pipeline.judging.judges import Judge
 from anmi_pipeline.judging.recorded import data_file
+from anmi_pipeline.judging.verdicts import NO_ANSWER, OK
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.rating.anchors import choose_anchors
 from anmi_pipeline.rating.config import RatingConfig

@@ -2,8 +2,8 @@
 
 Belongs here: filing a file of verdicts under call keys, and the judgments that a dataset gets from what was filed. Does not:
 reading the file (`answers.py`), the table of what belongs to which dataset (`ledger_imports.py`), exports of another ledger
-(`ledger_files.py`). A verdict is about texts: when a query or a document has changed, it counts no longer until it is imported
-again.
+(`ledger_transfers.py`). A verdict is about texts: when a query or a document has changed, it counts no longer until it is
+imported again.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,11 +16,13 @@ import sqlalchemy as sa
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.answers import read_answers
 from anmi_pipeline.judging.audit_queue import HUMAN
-from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence, call_keys, verdicts
+from anmi_pipeline.judging.call_keys import call_keys
+from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence
 from anmi_pipeline.judging.ledger import TABLE, now
-from anmi_pipeline.judging.ledger_files import hold_writers
 from anmi_pipeline.judging.ledger_imports import BLOCK, CALL, current_imports, current_in, file_imports, prepare
 from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.ledger_transfers import hold_writers
+from anmi_pipeline.judging.verdicts import verdicts
 from anmi_pipeline.tables import JUDGMENTS
 
 ENDPOINT = "import"

@@ -1,8 +1,8 @@
 """Batch jobs on record: what is about to be submitted, what was, and what came of each call.
 
-Belongs here: reading and writing the batch tables of the ledger. Does not: talking to a provider and deciding (`batches.py`). An
-intent is on record, with its money reserved, before the provider hears of it: after a kill at any moment the record says what to
-look for there.
+Belongs here: reading and writing the batch tables of the ledger. Does not: talking to a provider (`batches.py`) and deciding
+(`batch_decisions.py`). An intent is on record, with its money reserved, before the provider hears of it: after a kill at any
+moment the record says what to look for there.
 """
 
 import uuid

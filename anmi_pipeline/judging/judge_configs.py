@@ -8,11 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from anmi_pipeline.judging.anthropic_client import AnthropicModel
-from anmi_pipeline.judging.batches import BatchConfig
-from anmi_pipeline.judging.dispatch import DispatchConfig
+from anmi_pipeline.judging.anthropic_wire import AnthropicModel
+from anmi_pipeline.judging.batch_decisions import BatchConfig
+from anmi_pipeline.judging.dispatch_config import DispatchConfig
 from anmi_pipeline.judging.distil_config import CrossEncoderSettings, DistilledSettings
-from anmi_pipeline.judging.openai_client import OpenAIModel
+from anmi_pipeline.judging.openai_wire import OpenAIModel
 from anmi_pipeline.judging.prompts import PromptLimits
 from anmi_pipeline.settings import Config
 

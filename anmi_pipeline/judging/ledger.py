@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from anmi_pipeline.errors import AnmiError, InputError
-from anmi_pipeline.judging.judges import OK, VERDICTS
+from anmi_pipeline.judging.verdicts import OK, VERDICTS
 
 BUSY_SECONDS = 60
 """How long a writer waits for another process's commit before it gives up (SQLite)."""

@@ -11,9 +11,9 @@ import json
 import polars as pl
 import sqlalchemy as sa
 
-from anmi_pipeline.judging.judges import OK
 from anmi_pipeline.judging.ledger import CREATE_LOCK, TABLE, now
 from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.verdicts import OK
 
 METADATA = sa.MetaData()
 IMPORTS = sa.Table(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.judges import OK
 from anmi_pipeline.judging.ledger import TABLE, now
-from anmi_pipeline.judging.ledger_files import hold_writers
 from anmi_pipeline.judging.ledger_tables import RESERVATIONS, Books
+from anmi_pipeline.judging.ledger_transfers import hold_writers
+from anmi_pipeline.judging.verdicts import OK
 
 FOLDED = "folded"
 """Subject of the row that stands for a scope's settled reservations."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from anmi_pipeline.judging.intents import OPEN
-from anmi_pipeline.judging.judges import OK
 from anmi_pipeline.judging.ledger import TABLE, now
 from anmi_pipeline.judging.ledger_imports import count_imports
 from anmi_pipeline.judging.ledger_tables import BATCH_ITEMS, BATCHES, RESERVATIONS, SPEND, Books
 from anmi_pipeline.judging.prices import dollars
+from anmi_pipeline.judging.verdicts import OK
 
 Row = dict[str, object]
 

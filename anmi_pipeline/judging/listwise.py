@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import polars as pl
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.judges import OK, UNPARSED
 from anmi_pipeline.judging.ranking import Ranking, comparisons
+from anmi_pipeline.judging.verdicts import OK, UNPARSED
 
 CALL = ["query_id", "judge", "round", "list"]
 """Rows that agree on these are answered by one call."""

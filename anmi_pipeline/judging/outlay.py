@@ -9,14 +9,20 @@ from math import sqrt
 
 import polars as pl
 
+from anmi_pipeline.judging.asked_pairs import ENDS
+from anmi_pipeline.judging.cascade import STEP_ROUNDS
 from anmi_pipeline.judging.choices import ChoiceBook
+from anmi_pipeline.judging.climbing import climbed
 from anmi_pipeline.judging.collect import Term, of_judge, on_record
 from anmi_pipeline.judging.config import JudgingConfig
-from anmi_pipeline.judging.estimating import Span
+from anmi_pipeline.judging.frozen_prior import Frozen, estimate_prior, starting
+from anmi_pipeline.judging.intervals import Z95
 from anmi_pipeline.judging.judges import Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.ledger_tables import Books
-from anmi_pipeline.judging.rounds import ENDS, Z95, Frozen, Study, estimate_prior, plan_next
+from anmi_pipeline.judging.round_plans import plan_next
+from anmi_pipeline.judging.spans import Span
+from anmi_pipeline.judging.study import Study
 from anmi_pipeline.rating.prior import ScorePrior
 from anmi_pipeline.tables import JUDGMENTS, PLAN
 
@@ -69,19 +75,28 @@ def look_ahead(
         InputError: the plan names an unknown judge, query or document.
         LedgerError: the ledger cannot be read.
     """
-    known, missing = on_record(plan, judges, evidence, ledger, config, term)
+
+    def read(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        return on_record(rows, judges, evidence, ledger, config, term)
+
+    known, missing = read(plan)
     planned, prior, number = plan, None, 1
+    if study is not None and missing.is_empty():
+        known, planned, missing = climbed(known, planned, study, starting(study), number, read)
     book = ChoiceBook(ledger, study.choices, keep=False) if study is not None and study.choices is not None else None
-    # What moves up a cascade rests on verdicts within a round, so its later rounds are only counted.
-    while study is not None and config.routing is None and missing.is_empty() and number < config.rounds:
+    while study is not None and missing.is_empty() and number < config.rounds:
         number += 1
         if number == 2:
             prior = prior_of(known, planned, ledger, study)
         later = plan_next(known, planned, study, prior, number, book)
-        found, missing = on_record(later, judges, evidence, ledger, config, term)
+        found, missing = read(later)
         known = JUDGMENTS.frame(pl.concat([known, found]))
         planned = PLAN.frame(pl.concat([planned, later]))
+        if missing.is_empty():
+            known, planned, missing = climbed(known, planned, study, prior, number, read)
     rest = study is not None and number < config.rounds
+    if study is not None and missing.is_empty() and not rest:
+        return Ahead(planned, missing, known, {}, prior)
     return Ahead(planned, missing, known, later_spans(planned, config, study if rest else None), prior)
 
 
@@ -104,7 +119,7 @@ def later_spans(planned: pl.DataFrame, config: JudgingConfig, study: Study | Non
 
     The pairs of later rounds are as many as the budget says; how many are audited is drawn (mean, and 1.96 standard deviations
     either way); a stop rule may leave all of them. An upper tier gets at most its share, which a cascade fills while there is
-    doubt: that is expected, and nothing is the least.
+    doubt: that is expected, and nothing is the least; what of it is planned already is not counted again.
 
     Args:
         planned: PLAN frame so far.
@@ -115,16 +130,20 @@ def later_spans(planned: pl.DataFrame, config: JudgingConfig, study: Study | Non
         return {}
     pairs = planned.select("query_id", **ENDS).n_unique()
     left = max(sum(study.budgets.values()) - pairs, 0) if study is not None else 0
-    extra = 2 * len(config.first_judges) - config.votes_per_pair
+    doubled = 2 if config.routing is not None and config.routing.tiers[0].both_orders else 1
+    extra = 2 * len(config.first_judges) - config.votes_per_pair * doubled
     spread = Z95 * sqrt(left * config.audit_share * (1 - config.audit_share))
     audited = [min(max(left * config.audit_share + sign * spread, 0), left) for sign in (-1, 0, 1)]
-    low, expected, high = (left * config.votes_per_pair + extra * count for count in audited)
+    low, expected, high = (left * config.votes_per_pair * doubled + extra * count for count in audited)
     rounds = Span(0.0 if config.stop is not None else low, expected, high)
-    shares = dict(planned.group_by("judge").len().select("judge", pl.col("len") / planned.height).iter_rows())
+    first, upper = planned.filter(pl.col("round") < STEP_ROUNDS), planned.filter(pl.col("round") > STEP_ROUNDS)
+    shares = dict(first.group_by("judge").len().select("judge", pl.col("len") / first.height).iter_rows())
+    climbed_calls = dict(upper.group_by("judge").len().iter_rows())
     found = {judge: rounds.times(Span.exactly(share)) for judge, share in shares.items()}
     for tier in config.routing.tiers[1:] if config.routing is not None else ():
-        calls = (pairs + left) * tier.share * (2 if tier.both_orders else 1) / len(tier.judges)
-        found |= {judge: Span(0.0, calls, calls) for judge in tier.judges}
+        most = (pairs + left) * tier.share * (2 if tier.both_orders else 1) / len(tier.judges)
+        calls = {judge: max(most - climbed_calls.get(judge, 0), 0.0) for judge in tier.judges}
+        found |= {judge: Span(0.0, count, count) for judge, count in calls.items()}
     return found
 
 

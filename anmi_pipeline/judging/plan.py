@@ -1,7 +1,7 @@
 """The comparison plan: which ordered pairs are asked, of whom.
 
 Belongs here: pairs of designs that are drawn at once; orders, judge rotation and the audit slice of any pairs; counting calls.
-Does not: the designs (`rating/designs.py`), rounds that look at verdicts (`rounds.py`), the plan of recorded verdicts
+Does not: the designs (`rating/designs.py`), rounds that look at verdicts (`round_plans.py`), the plan of recorded verdicts
 (`recorded.py`).
 """
 

@@ -9,7 +9,7 @@ from math import ceil
 import numpy as np
 import polars as pl
 
-from anmi_pipeline.judging.estimating import Writer
+from anmi_pipeline.judging.usage import Writer
 
 PROBE = 20
 """Pairs of a probe."""

@@ -1,6 +1,7 @@
 """How likely a position is to be looked at: the position-based click model, estimated from a click log.
 
-Belongs here: the model, its two estimators and what a log can identify. Does not: reading logs and preferences (`clicks.py`).
+Belongs here: the model, its two estimators and what a log can identify. Does not: reading logs (`click_files.py`) and preferences
+(`clicks.py`).
 """
 
 from dataclasses import dataclass

@@ -17,8 +17,10 @@ import polars as pl
 from anmi_pipeline.errors import InputError, nearest
 from anmi_pipeline.judging.config import JudgingConfig, RecordedGrades
 from anmi_pipeline.judging.judge_configs import RecordedJudge
-from anmi_pipeline.judging.judges import CallSettings, LocalJudge, verdicts
+from anmi_pipeline.judging.judges import CallSettings
+from anmi_pipeline.judging.local_judge import LocalJudge
 from anmi_pipeline.judging.simulated import pair_bytes
+from anmi_pipeline.judging.verdicts import verdicts
 from anmi_pipeline.tables import PLAN
 
 COLUMNS = {

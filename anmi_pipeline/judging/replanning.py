@@ -10,9 +10,11 @@ import polars as pl
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.collect import on_record
+from anmi_pipeline.judging.frozen_prior import Frozen, estimate_prior
 from anmi_pipeline.judging.judges import Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
-from anmi_pipeline.judging.rounds import Frozen, Study, estimate_prior, plan_next
+from anmi_pipeline.judging.round_plans import plan_next
+from anmi_pipeline.judging.study import Study
 from anmi_pipeline.tables import JUDGMENTS
 
 

@@ -1,8 +1,8 @@
 """What the verdicts say about the judges: failures, flips, position bias, agreement, intransitivity, reliability, cost.
 
-Belongs here: the table of measures per judge, tier and together. Does not: the statistics (`agreement.py`), the coverage of
-queries (`rating/coverage.py`) and ratings. A measure that was not observed (flips without an audit slice) has no row: there is no
-NaN and no made-up zero.
+Belongs here: the table of measures per judge, tier and together. Does not: the statistics (`agreement.py`, `intervals.py`), the
+coverage of queries (`rating/coverage.py`) and ratings. A measure that was not observed (flips without an audit slice) has no row:
+there is no NaN and no made-up zero.
 """
 
 from collections.abc import Iterator
@@ -10,23 +10,12 @@ from itertools import combinations
 
 import polars as pl
 
-from anmi_pipeline.judging.agreement import (
-    PAIR,
-    Measure,
-    Resampling,
-    Votes,
-    coded,
-    cohen,
-    krippendorff,
-    mean_over,
-    order_measures,
-    reliability,
-    share,
-    triad_measures,
-)
-from anmi_pipeline.judging.judges import OK, PROVENANCES
+from anmi_pipeline.judging.agreement import cohen, krippendorff, order_measures, reliability, triad_measures
+from anmi_pipeline.judging.intervals import Measure, Resampling, mean_over, share
 from anmi_pipeline.judging.routing import savings
 from anmi_pipeline.judging.tiers import RoutingConfig
+from anmi_pipeline.judging.verdicts import OK, PROVENANCES
+from anmi_pipeline.judging.votes import PAIR, Votes, coded
 from anmi_pipeline.rating.coverage import Flagged
 from anmi_pipeline.tables import REPORT
 
@@ -96,17 +85,22 @@ def row(judge: str, measure: Measure) -> dict[str, object]:
 
 
 def money(judgments: pl.DataFrame) -> Iterator[Measure]:
-    """Yield calls, failures, tokens and cost of some calls."""
-    calls = judgments.height
-    answered = int((judgments["status"] == OK).sum())
-    cost = float(judgments["cost_usd"].sum())
+    """Yield calls, failures, tokens and cost of some calls; the rows of a list are one call."""
+    voted = judgments.filter(pl.col("status") == OK)
+    calls, answered, cost = calls_behind(judgments), voted.height, float(judgments["cost_usd"].sum())
     yield Measure("calls", calls, calls)
-    yield Measure("failures", calls - answered, calls)
+    yield Measure("failures", calls - calls_behind(voted), calls)
     yield Measure("cost_usd", cost, calls)
     yield Measure("input_tokens", int(judgments["input_tokens"].sum()), calls)
     yield Measure("output_tokens", int(judgments["output_tokens"].sum()), calls)
     if answered:
         yield Measure("usd_per_verdict", cost / answered, answered)
+
+
+def calls_behind(rows: pl.DataFrame) -> int:
+    """Number of calls that rows of JUDGMENTS come from."""
+    lists = rows.filter(pl.col("list") > 0)
+    return rows.height - lists.height + lists["call_key"].n_unique()
 
 
 def described(judgments: pl.DataFrame, votes: Votes, resampling: Resampling) -> Iterator[Measure]:

@@ -1,7 +1,7 @@
 """What passes between the dispatcher and the clients of APIs: requests, answers, outcomes, batches and the two errors.
 
-Belongs here: these shapes and the `Client` and `BatchClient` protocols. Does not: any provider's wire format (`openai_client.py`,
-`anthropic_client.py`), retries, pace and money (the dispatcher's), and reading an answer (`parsing.py`).
+Belongs here: these shapes and the `Client` and `BatchClient` protocols. Does not: any provider's wire format (`openai_wire.py`,
+`anthropic_wire.py`), retries, pace and money (the dispatcher's), and reading an answer (`parsing.py`).
 """
 
 import json
@@ -18,6 +18,8 @@ DECLINED = "declined"
 """Status of an outcome whose model or content filter would not answer this call. Others may be answered."""
 TOO_LONG = "too_long"
 """Status of an outcome whose prompt does not fit the model's context."""
+UNREACHABLE = "unreachable"
+"""Kind of an attempt for which no connection was made: nothing was asked, so nothing is billed."""
 
 BatchStatus = Literal["running", "ended", "failed"]
 """running: results are not ready; ended: what results there are can be collected; failed: the provider took none of its calls."""
@@ -143,7 +145,8 @@ class Retryable(JudgeError):  # noqa: N818 - read as "raise Retryable"; a JudgeE
     """One attempt failed in a way that may pass: 408, 409, 429, 5xx, a timeout, a broken connection, a body that is no answer.
 
     Attributes:
-        kind: `http_429` and so on, `timeout`, `connection` or `bad_body`: the status of the failure when attempts run out.
+        kind: `http_429` and so on, `timeout`, `unreachable`, `connection` or `bad_body`: the status of the failure when attempts
+            run out.
         status: HTTP status; None when there was no response.
         retry_after: seconds the provider asks to wait; None when it does not say.
     """

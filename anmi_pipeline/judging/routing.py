@@ -12,9 +12,9 @@ import polars as pl
 
 from anmi_pipeline.errors import InputError, nearest
 from anmi_pipeline.judging.config import JudgingConfig
-from anmi_pipeline.judging.judges import OK
 from anmi_pipeline.judging.plan import plan_pairs
 from anmi_pipeline.judging.tiers import RoutingConfig, Tier
+from anmi_pipeline.judging.verdicts import OK
 from anmi_pipeline.rating.comparisons import PAIR
 from anmi_pipeline.tables import PLAN
 

@@ -10,10 +10,13 @@ import numpy as np
 import polars as pl
 
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.call_keys import text_digest
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.evidence import judged_pool, pair_rows, scores_or_nan, within_query_z
 from anmi_pipeline.judging.judge_configs import SimulatedJudge
-from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence, LocalJudge, text_digest, verdicts
+from anmi_pipeline.judging.judges import CallSettings, JudgeEvidence
+from anmi_pipeline.judging.local_judge import LocalJudge
+from anmi_pipeline.judging.verdicts import verdicts
 
 VERSION = 1
 

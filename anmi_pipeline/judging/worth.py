@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.asked_pairs import so_far
 from anmi_pipeline.judging.config import StopRule
-from anmi_pipeline.judging.rounds import Study, so_far
 from anmi_pipeline.judging.stopping import outlooks
+from anmi_pipeline.judging.study import Study
 from anmi_pipeline.rating.prior import ScorePrior
 
 QUERIES_MOST = 200

@@ -67,14 +67,15 @@ class Flagged:
         shares = self.queries.select("query_id", pl.col("coverage").round(6)).iter_rows()
         return {"queries_under_coverage_floor": len(self), "not_scored": dict(shares)}
 
-    def said(self, of: int) -> str:
+    def said(self, of: int, why: str = "The judge report says what failed.") -> str:
         """In one sentence, for people.
 
         Args:
             of: queries there are.
+            why: what failed, or where that is said.
         """
         first = ", ".join(self.queries["query_id"].head(NAMED))
         return (
             f"{len(self)} of {of} queries have less than {self.floor:.0%} of their verdicts, first {first}: they are not scored. "
-            "The judge report says what failed."
+            f"{why}"
         )

@@ -9,9 +9,9 @@ from anmi_pipeline.catalog.auditing import audit_export, audit_import
 from anmi_pipeline.catalog.datasets import load_dataset
 from anmi_pipeline.catalog.ledgering import compared, stats
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.frozen_prior import Frozen
 from anmi_pipeline.judging.imports import Filed, imported_judgments
 from anmi_pipeline.judging.ledger_tables import Books
-from anmi_pipeline.judging.rounds import Frozen
 from anmi_pipeline.rating.prior import ScorePrior
 from anmi_pipeline.settings import Settings
 from anmi_pipeline_tests.catalog.stored import installation

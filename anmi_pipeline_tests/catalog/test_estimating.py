@@ -94,6 +94,7 @@ def test_a_probe_asks_planned_calls_once_and_the_rest_costs_what_it_says(setting
     assert server.stats.answered - before == planned
     done = estimate("asked", settings)
     assert done.calls.high == 0 and done.total is not None and done.total.expected == 0
+    assert done.rows()[0]["from"] == "nothing left to ask" and not any("--probe" in line for line in done.lines())
 
 
 def judge_the_rest(settings: Settings, dataset: str) -> float:

@@ -7,9 +7,9 @@ import pytest
 from anmi_pipeline.catalog import ledgering
 from anmi_pipeline.errors import ArtifactError, InputError
 from anmi_pipeline.judging.imports import Filed, Terms
-from anmi_pipeline.judging.ledger_files import Added, Choice
 from anmi_pipeline.judging.ledger_pruning import Order
 from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.ledger_transfers import Added, Choice
 from anmi_pipeline.settings import Settings
 from anmi_pipeline_tests.catalog.stored import installation
 from anmi_pipeline_tests.judging.filled import PAST, answers, append

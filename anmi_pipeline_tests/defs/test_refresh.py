@@ -9,9 +9,12 @@ import polars as pl
 import pytest
 
 from anmi_pipeline import tables
-from anmi_pipeline.catalog.refreshing import open_refresh
+from anmi_pipeline.catalog.datasets import load_dataset
+from anmi_pipeline.catalog.refreshing import enter_epoch, open_refresh
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.budget import Budget
 from anmi_pipeline.judging.epochs import EpochBook
+from anmi_pipeline.judging.intents import IntentBook
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.lineage import garbage, lineage, verify
 from anmi_pipeline.records import Record, Records
@@ -76,7 +79,7 @@ def epochs(environment: dict[str, str]) -> list[str]:
 def refresh(environment: dict[str, str], name: str, *more: str) -> dict[str, object]:
     done = anmi(environment, "refresh", "--dataset", NAME, "--epoch", name, "--json", *more)
     assert done.returncode == 0, done.stderr + done.stdout
-    return json.loads(done.stdout[done.stdout.index("{\n") :])
+    return json.loads(done.stdout)
 
 
 def test_the_steps_of_a_refresh(environment: dict[str, str], opened: Opened) -> None:
@@ -189,3 +192,45 @@ def test_an_epoch_under_way_is_taken_up_and_one_that_was_followed_is_not(environ
     assert (again.max_calls, again.max_usd) == (7, 2.5)
     with pytest.raises(InputError, match="followed by"):
         open_refresh(NAME, settings, "1")
+
+
+def test_no_epoch_is_opened_while_batches_of_the_last_one_are_on_their_way(environment: dict[str, str]) -> None:
+    settings = Settings.from_environment(environment)
+    dataset, records = load_dataset(NAME, settings.conf), Records(Store(settings.store_url))
+    under_way = open_refresh(NAME, settings, max_calls=9)
+    with Books(settings.ledger_url) as books:
+        batches = IntentBook(Budget(books, under_way.scope), "gpt: gpt-4o-mini at http://localhost/v1 (pairwise)")
+        intent = batches.write([("key", 1)], 0, datetime.now(UTC))
+        assert intent is not None
+        # What a schedule's run, a plain run and the command do.
+        assert enter_epoch(books, records, dataset, "of the next tick").name == under_way.name
+        assert enter_epoch(books, records, dataset).name == under_way.name
+        assert open_refresh(NAME, settings).name == under_way.name
+        with pytest.raises(InputError, match="would submit their calls again"):
+            open_refresh(NAME, settings, "another")
+        batches.failed(intent, datetime.now(UTC))
+        assert open_refresh(NAME, settings, "another").name == "another"
+
+
+def test_an_epoch_gets_no_first_caps_while_its_batches_are_on_their_way(environment: dict[str, str]) -> None:
+    settings = Settings.from_environment(environment)
+    with Books(settings.ledger_url) as books:
+        bare = EpochBook(books, NAME).open("bare")
+        assert bare.scope == NAME, "it shares the books of the dataset"
+        intents = IntentBook(Budget(books, bare.scope), "gpt: gpt-4o-mini at http://localhost/v1 (pairwise)")
+        intent = intents.write([("key", 1)], 0, datetime.now(UTC))
+        assert intent is not None
+        assert open_refresh(NAME, settings).name == "bare"
+        with pytest.raises(InputError, match="would submit their calls again"):
+            open_refresh(NAME, settings, max_calls=5)
+        intents.failed(intent, datetime.now(UTC))
+        assert open_refresh(NAME, settings, max_calls=5).scope == f"{NAME}:bare"
+
+
+def test_batches_that_nobody_collects_hold_no_dataset_whose_elo_table_came(environment: dict[str, str]) -> None:
+    settings = Settings.from_environment(environment)
+    assert refresh(environment, "done")["bought"] == [], "the table is that of an earlier epoch"
+    with Books(settings.ledger_url) as books:
+        last = EpochBook(books, NAME).all()[-1]
+        assert IntentBook(Budget(books, last.scope), "replaced").write([("key", 1)], 0, datetime.now(UTC)) is not None
+    assert open_refresh(NAME, settings, "after").name == "after"

@@ -14,7 +14,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from anmi_pipeline import tables
 from anmi_pipeline.defs.declaring import PENDING
 from anmi_pipeline.defs.launch import AFTER, SYSTEM
-from anmi_pipeline.defs.sensors import FROM_CLICKS, FROM_JUDGMENTS, batch_ready, click_logs, elo_moved
+from anmi_pipeline.defs.sensors import FROM_CLICKS, FROM_JUDGMENTS, RELAUNCHES, batch_ready, click_logs, elo_moved
 from anmi_pipeline.judging.budget import Budget
 from anmi_pipeline.judging.intents import IntentBook
 from anmi_pipeline.judging.ledger_tables import Books
@@ -30,6 +30,8 @@ from anmi_pipeline_tests.small import write_lines, write_small
 NAME = "stdlib"
 """Of a shipped dataset, which this installation's own file stands above: partitions are read when the definitions load."""
 AT = datetime(2026, 10, 5, tzinfo=UTC)
+LAUNCHED = {"dagster/sensor_name": "batch_ready"}
+"""Tag that the daemon gives to what the sensor launches."""
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +95,24 @@ def file(records: Records, asset: str, partition: str, content: Content, upstrea
 # -- batch_ready
 
 
-def run_that_waits(instance: dg.DagsterInstance, kind: str | None = PENDING) -> None:
-    """A run that ends as one does whose batches are on their way; None: it ends well."""
+def run_that_waits(instance: dg.DagsterInstance, kind: str | None = PENDING, tags: Mapping[str, str] | None = None) -> None:
+    """A run that ends as one does whose batches are on their way; None: it ends well; "signal": it is stopped."""
 
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition([NAME]))
     def pairwise_judgments() -> None:
+        if kind == "signal":
+            raise KeyboardInterrupt("stopped; every answer that came is kept")
         if kind is not None:
             raise dg.Failure("batch pending: 1 batch", metadata={"kind": kind}, allow_retries=False)
 
-    dg.materialize([pairwise_judgments], instance=instance, partition_key=NAME, raise_on_error=False)
+    dg.materialize([pairwise_judgments], instance=instance, partition_key=NAME, raise_on_error=False, tags=dict(tags or {}))
+
+
+def killed_run(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, tags: Mapping[str, str] = LAUNCHED) -> None:
+    """A run that died with its process and was ended by the next start, as `heal` does."""
+    job = repository.get_implicit_global_asset_job_def()
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": NAME, **tags})
+    instance.report_run_failed(run, "its process was killed")
 
 
 def leave_batch(settings: Settings, server: WireServer, scope: str = NAME) -> None:
@@ -161,6 +172,40 @@ def test_a_run_under_way_is_left_alone(installation, instance, repository):
         job = repository.get_implicit_global_asset_job_def()
         instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": NAME})
         assert "under way" in tick(batch_ready, instance, repository).skip_message
+
+
+@pytest.fixture
+def waiting(installation, instance) -> Iterator[dg.DagsterInstance]:
+    """The instance of a dataset whose batches have ended and are not collected."""
+    with serving() as server:
+        judged_by_batches(installation, server)
+        leave_batch(installation, server)
+        run_that_waits(instance)
+        yield instance
+
+
+def test_a_launch_that_died_with_its_process_is_not_the_last(waiting, repository):
+    keys = [tick(batch_ready, waiting, repository).run_requests[0].run_key]
+    for _ in range(RELAUNCHES - 1):
+        killed_run(waiting, repository)
+        keys.append(tick(batch_ready, waiting, repository).run_requests[0].run_key)
+    assert len(set(keys)) == RELAUNCHES, "the daemon launches each key once"
+    killed_run(waiting, repository)
+    assert f"{RELAUNCHES} runs for these batches ended" in tick(batch_ready, waiting, repository).skip_message
+
+
+def test_a_launch_that_a_stopping_ui_ended_is_repeated_and_one_that_a_person_terminated_is_not(waiting, repository):
+    run_that_waits(waiting, "signal", LAUNCHED)
+    assert tick(batch_ready, waiting, repository).run_requests
+    (run,) = waiting.get_runs(dg.RunsFilter(tags=LAUNCHED))
+    waiting.report_run_canceling(run)
+    waiting.report_run_canceled(run)
+    assert "does not wait" in tick(batch_ready, waiting, repository).skip_message
+
+
+def test_a_persons_run_that_was_stopped_is_left_to_that_person(waiting, repository):
+    run_that_waits(waiting, "signal")
+    assert "does not wait" in tick(batch_ready, waiting, repository).skip_message
 
 
 def test_without_a_key_nothing_is_launched_and_the_variable_is_named(installation, instance, repository, monkeypatch):

@@ -17,7 +17,7 @@ from anmi_pipeline.catalog.datasets import DatasetConfig, read_dataset
 from anmi_pipeline.catalog.files import models_in
 from anmi_pipeline.catalog.recipes import RecipeConfig, load_recipe
 from anmi_pipeline.settings import Settings
-from anmi_pipeline.tables import TableSpec
+from anmi_pipeline.table_specs import TableSpec
 from anmi_pipeline_tests.docs.pages import REPOSITORY, Block, Command, blocks, commands
 
 EXAMPLES = REPOSITORY / "docs" / "examples"

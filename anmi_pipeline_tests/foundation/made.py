@@ -8,7 +8,8 @@ import polars as pl
 from anmi_pipeline.digests import Json
 from anmi_pipeline.records import Build, Record, Records, Upstream, now, upstream_of
 from anmi_pipeline.store import Content, Store, Table
-from anmi_pipeline.tables import BOOL, CORPUS, ELO, FLOAT, INT, TEXT, Column, TableSpec
+from anmi_pipeline.table_specs import BOOL, FLOAT, INT, TEXT, Column, TableSpec
+from anmi_pipeline.tables import CORPUS, ELO
 
 SPEC = TableSpec(
     "made",

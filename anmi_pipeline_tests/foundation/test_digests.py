@@ -23,7 +23,7 @@ from anmi_pipeline.digests import (
     digest_table,
 )
 from anmi_pipeline.errors import ArtifactError, InputError
-from anmi_pipeline.tables import BOOL, FLOAT, INT, TEXT, Column, TableSpec
+from anmi_pipeline.table_specs import BOOL, FLOAT, INT, TEXT, Column, TableSpec
 from anmi_pipeline_tests.foundation.made import SPEC, tensors
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from anmi_pipeline import tables
 from anmi_pipeline.digests import digest_table
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.tables import CORPUS, ELO, JUDGMENTS, PLAN, QRELS, QUERIES, RUN, TableSpec
+from anmi_pipeline.table_specs import Rows, TableSpec
+from anmi_pipeline.tables import CORPUS, ELO, JUDGMENTS, PLAN, QRELS, QUERIES, RUN
 
 SPECS = [spec for spec in vars(tables).values() if isinstance(spec, TableSpec)]
 
@@ -87,7 +88,7 @@ def test_numbers_are_brought_to_the_declared_type() -> None:
         ({"query_id": ["q"], "doc_id": ["d", "e"], "grade": [1]}, "table qrels: "),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused(rows: tables.Rows, problem: str) -> None:
+def test_a_value_that_does_not_fit_is_refused(rows: Rows, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         QRELS.frame(rows)
 

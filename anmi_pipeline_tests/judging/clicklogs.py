@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from anmi_pipeline.judging.clicks import CLICKS
+from anmi_pipeline.judging.click_files import CLICKS
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from anmi_pipeline.judging.judges import VERDICTS
 from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.verdicts import VERDICTS
 
 PAST, FUTURE = "2001-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"
 
@@ -35,7 +35,7 @@ def append(books: Books, rows: pl.DataFrame, epoch: str = "1", judge: str = "j")
 
 def contents(books: Books) -> list[dict[str, object]]:
     """Every row as it is, without its number."""
-    from anmi_pipeline.judging.ledger_files import Choice, stored_blocks
+    from anmi_pipeline.judging.ledger_transfers import Choice, stored_blocks
 
     return [row for block in stored_blocks(books, Choice()) for row in block.to_pylist()]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import event
 
-from anmi_pipeline.judging import imports, ledger_files, ledger_imports
+from anmi_pipeline.judging import imports, ledger_files, ledger_imports, ledger_transfers
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline_tests.judging.made import made_evidence
 
@@ -28,7 +28,7 @@ def main(url: str, path: Path, dataset: str) -> None:
             evidence = made_evidence(6, 20)
             imports.import_verdicts(books, dataset, path, evidence, evidence.pool)
         else:
-            ledger_files.import_export(books, path)
+            ledger_transfers.import_export(books, path)
 
 
 if __name__ == "__main__":

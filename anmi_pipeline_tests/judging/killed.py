@@ -9,7 +9,9 @@ from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
-from anmi_pipeline.judging.rounds import collect_rounds, open_study, plan_first
+from anmi_pipeline.judging.round_plans import plan_first
+from anmi_pipeline.judging.rounds import collect_rounds
+from anmi_pipeline.judging.study import open_study
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline_tests.judging.made import Watched, made_evidence
 

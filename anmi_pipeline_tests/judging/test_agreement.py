@@ -8,20 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anmi_pipeline.judging.agreement import (
-    Z95,
-    Resampling,
-    clustered_share,
-    coded,
-    cohen,
-    krippendorff,
-    order_measures,
-    reliability,
-    triad_measures,
-    triads,
-    wilson,
-)
+from anmi_pipeline.judging.agreement import cohen, krippendorff, order_measures, reliability, triad_measures, triads
+from anmi_pipeline.judging.intervals import Z95, Resampling, clustered_share, wilson
 from anmi_pipeline.judging.report import judge_report
+from anmi_pipeline.judging.votes import coded
 from anmi_pipeline.tables import JUDGMENTS
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from anmi_pipeline.judging.anthropic_client import AnthropicModel, answer_of, sampling, usage_of
-from anmi_pipeline.judging.openai_client import OpenAIModel
+from anmi_pipeline.judging.anthropic_wire import AnthropicModel, answer_of, sampling, usage_of
+from anmi_pipeline.judging.openai_wire import OpenAIModel
 from anmi_pipeline.judging.parsing import p_first
 from anmi_pipeline.judging.prompts import PromptWriter, read_prompt
 from anmi_pipeline.judging.requests import ANSWERED, Answer, Usage

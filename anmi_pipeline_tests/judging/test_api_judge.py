@@ -18,10 +18,13 @@ from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.grades import ask_grades
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.money import Money
+from anmi_pipeline.judging.outlay import look_ahead
 from anmi_pipeline.judging.panel import build_grader, build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
 from anmi_pipeline.judging.requests import Request, Retryable
-from anmi_pipeline.judging.rounds import collect_rounds, open_study, plan_first
+from anmi_pipeline.judging.round_plans import plan_first
+from anmi_pipeline.judging.rounds import collect_rounds
+from anmi_pipeline.judging.study import open_study
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline_tests.judging.made import made_evidence
 from anmi_pipeline_tests.judging.wire_clients import PLANTED, PROVIDERS, VARIABLE
@@ -163,6 +166,22 @@ def test_at_the_cap_a_run_may_finish_with_what_it_has(wire, sqlite_url):
     assert report.reused == 5 and (whole["status"] == "ok").all()
 
 
+def test_raised_after_a_run_that_finished_at_the_cap_the_verdicts_are_those_of_no_cap(wire, tmp_path):
+    """Neither the frozen prior nor the pairs that half of a round chose are kept."""
+    evidence, rating = made_evidence(4, 12), RatingConfig(prior="scores")
+    made = []
+    for name, caps in (("free", [None]), ("capped", [20, None])):
+        for cap in caps:
+            config = configured(api("openai", wire), design="adaptive", degree=4, rounds=3, max_calls=cap, at_cap="finish")
+            study = open_study("made", config, rating, 0, evidence.pool, {}, dataset="made")
+            with Books(f"sqlite:///{tmp_path / name}.db") as books:
+                judges = build_judges(config, evidence, 0, money=Money(books, "made", max_calls=cap))
+                made.append(collect_rounds(plan_first(study)[0], Desk(judges, evidence, books, config, rating, 0), study))
+    free, capped, raised = (done.judgments for done in made)
+    assert (capped["status"] == "cap").any() and raised.equals(free)
+    assert wire.stats.answered == 2 * free.height, "each of both ledgers was paid for once"
+
+
 def test_a_model_without_a_price_cannot_be_capped_in_money(wire, sqlite_url, caplog):
     with pytest.raises(InputError, match=r'no price is known for model "mystery"'):
         obtain(configured(api("openai", wire, model="mystery"), max_usd=1.0), sqlite_url)
@@ -205,6 +224,19 @@ def test_lists_are_one_call_and_many_votes(wire, provider, sqlite_url):
     assert (made["status"] == "ok").all() and (made["weight"] < 1).all()
     assert made["cost_usd"].sum() == pytest.approx(report.cost_usd) and made.filter(pl.col("cost_usd") > 0).height == calls
     assert obtain(config, sqlite_url)[1].asked == 0
+
+
+def test_an_answer_that_is_no_ranking_is_a_failure_on_record_and_the_next_epoch_asks_it_again(wire, sqlite_url):
+    config = configured(api("openai", wire, prompt="listwise", form="json"), design="lists", list_size=4, degree=3)
+    wire.change(WireSettings(faults={"garbage": 0.4}))
+    made, _ = obtain(config, sqlite_url)
+    lost = made.filter(pl.col("status") == "unparsed")["call_key"].n_unique()
+    with Books(sqlite_url) as books:
+        stored = books.look_up(made["call_key"], "1")
+    assert 0 < lost == stored.filter(pl.col("status") == "unparsed").height < stored.height
+    wire.change(WireSettings())
+    again, report = obtain(config, sqlite_url, term=Term("2"))
+    assert report.asked == lost and (again["status"] == "ok").all()
 
 
 def test_rounds_through_an_api_are_the_same_when_asked_again(wire, sqlite_url):
@@ -258,9 +290,16 @@ def test_a_cascade_asks_the_dear_judge_about_the_doubtful_pairs(wire, sqlite_url
     study = open_study("made", config, rating, 0, evidence.pool, {})
     with Books(sqlite_url) as books:
         judges = build_judges(config, evidence, 0, money=Money(books, "made"))
-        done = collect_rounds(plan_first(study)[0], Desk(judges, evidence, books, config, rating, 0), study).judgments
+        plan, _ = plan_first(study)
+        before = look_ahead(plan, judges, evidence, books, config, study)
+        done = collect_rounds(plan, Desk(judges, evidence, books, config, rating, 0), study).judgments
+        after = look_ahead(plan, judges, evidence, books, config, study)
     counts = dict(done.group_by("judge").len().iter_rows())
     assert 0 < counts["large"] <= 0.3 * counts["small"]
+    assert before.missing.equals(plan) and before.later["large"].high >= counts["large"]
+    assert before.missing.height + before.later["small"].expected == counts["small"]
+    # What moved up is on record too: nothing is left to pay.
+    assert after.missing.is_empty() and not after.later and after.known.height == done.height
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anmi_pipeline.errors import JudgeError
-from anmi_pipeline.judging.batches import (
-    NO_RESULT,
-    BatchConfig,
-    Batcher,
-    BatchPending,
-    Decision,
-    next_attempt,
-    packed,
-    reconcile,
-)
+from anmi_pipeline.judging.batch_decisions import NO_RESULT, BatchConfig, Decision, next_attempt, packed, reconcile
+from anmi_pipeline.judging.batches import Batcher, BatchPending
 from anmi_pipeline.judging.budget import Budget, CapReached, Reservation
 from anmi_pipeline.judging.intents import Intent, Tried
 from anmi_pipeline.judging.ledger import LedgerError

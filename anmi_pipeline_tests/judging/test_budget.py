@@ -115,7 +115,10 @@ def test_the_refusal_says_how_much_and_what_to_do(books: Books):
     error = budget.refusal()
     assert isinstance(error, CapReached)
     assert "cap of scifact ($0.5 or 100 calls)" in str(error)
-    assert "Raise the cap" in str(error)
+    assert "judging.max_usd, judging.max_calls in the dataset's YAML" in str(error)
+    # A refresh keeps the caps with which it was opened: the YAML would not raise them.
+    refresh = Budget(books, "scifact:2026-10-05", max_calls=100).refusal()
+    assert "`anmi refresh --dataset scifact --max-usd USD --max-calls CALLS`" in str(refresh)
 
 
 @pytest.mark.parametrize("caps", [{"max_usd": -1}, {"max_calls": -1}, {"max_usd": 5e6}])

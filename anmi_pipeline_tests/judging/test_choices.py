@@ -10,7 +10,8 @@ from anmi_pipeline.judging.choices import ChoiceBook, choices_key
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.judge_configs import OpenAIJudge
 from anmi_pipeline.judging.ledger_tables import Books
-from anmi_pipeline.judging.rounds import Study, open_study, plan_first, plan_next
+from anmi_pipeline.judging.round_plans import plan_first, plan_next
+from anmi_pipeline.judging.study import Study, open_study
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.tables import JUDGMENTS
 from anmi_pipeline_tests.judging.made import made_evidence

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.clicks import CLICKS, ClickConfig, click_comparisons, looked_at, read_click_log
+from anmi_pipeline.judging.click_files import CLICKS, read_click_log
+from anmi_pipeline.judging.clicks import ClickConfig, click_comparisons, looked_at
 from anmi_pipeline.rating.comparisons import flatten
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.fit import fit_batch

@@ -10,24 +10,17 @@ import polars as pl
 import pytest
 
 from anmi_pipeline.errors import InputError, JudgeError
+from anmi_pipeline.judging.call_keys import call_keys, text_digest
 from anmi_pipeline.judging.collect import collect, collect_async
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.judge_configs import EnsembleJudge, SimulatedJudge
-from anmi_pipeline.judging.judges import (
-    CALLS,
-    VERDICTS,
-    CallSettings,
-    Judge,
-    JudgeEvidence,
-    LocalJudge,
-    call_keys,
-    checked,
-    text_digest,
-)
+from anmi_pipeline.judging.judges import CALLS, CallSettings, Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
+from anmi_pipeline.judging.local_judge import LocalJudge
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
+from anmi_pipeline.judging.verdicts import VERDICTS, checked
 from anmi_pipeline.tables import JUDGMENTS, PLAN
 from anmi_pipeline_tests.judging.made import Watched, made_evidence
 

@@ -10,16 +10,18 @@ import pytest
 from scipy.stats import norm
 
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.call_keys import call_keys
 from anmi_pipeline.judging.collect import collect
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.cross_encoder import CrossEncoderJudge, fit_scale, probabilities, spread_scale
 from anmi_pipeline.judging.distil_config import CrossEncoderSettings
 from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.judge_configs import SimulatedJudge
-from anmi_pipeline.judging.judges import JudgeEvidence, call_keys, checked
+from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.panel import Home, build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
+from anmi_pipeline.judging.verdicts import checked
 from anmi_pipeline.records import Records
 from anmi_pipeline.store import Store
 from anmi_pipeline.tables import JUDGMENTS

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from anmi_pipeline.errors import JudgeError
 from anmi_pipeline.judging.budget import Budget, CapReached
-from anmi_pipeline.judging.dispatch import DispatchConfig, Dispatcher, dispatch
+from anmi_pipeline.judging.dispatch import Dispatcher, dispatch
+from anmi_pipeline.judging.dispatch_config import DispatchConfig
 from anmi_pipeline.judging.ledger import LedgerError
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.pacing import PaceConfig
@@ -172,6 +173,14 @@ def test_an_outage_costs_no_request_its_attempts():
     assert {outcome.status for outcome in outcomes} == {ANSWERED}
     assert len(outcomes) == 5000
     assert sum(client.attempts.values()) <= 5000 + 20 + 64 + 5  # to open it, in flight then, trials
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("unreachable", 0), ("connection", 1), ("timeout", 1)])
+def test_what_no_connection_was_made_for_costs_nothing(books: Books, kind: str, calls: int):
+    client = FakeClient(lambda *_: Retryable(None, kind=kind))
+    outcomes = run(client, 1, DispatchConfig(attempts=1), price=PRICE, budget=Budget(books, "s", max_usd=1))
+    assert [outcome.status for outcome in outcomes] == [kind]
+    assert Budget(books, "s").spending().usd == dollars(calls * WORST)
 
 
 def test_requests_are_taken_as_workers_become_free():

@@ -12,10 +12,11 @@ from anmi_pipeline.judging.distil_config import DISTILLED, DistilConfig
 from anmi_pipeline.judging.distillation import ENDS, JUDGED, DistilStudy, distil
 from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.judge_configs import RecordedJudge, SimulatedJudge
-from anmi_pipeline.judging.judges import JudgeEvidence, verdicts
+from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.plan import plan_comparisons
 from anmi_pipeline.judging.second_pass import BOUGHT
 from anmi_pipeline.judging.simulated import Simulated
+from anmi_pipeline.judging.verdicts import verdicts
 from anmi_pipeline.rating.comparisons import PAIR, weighted_comparisons
 from anmi_pipeline.tables import JUDGMENTS
 from anmi_pipeline_tests.judging.made import made_evidence

@@ -7,10 +7,12 @@ import polars as pl
 import pytest
 
 from anmi_pipeline.errors import ArtifactError, InputError
+from anmi_pipeline.judging.call_keys import call_keys
 from anmi_pipeline.judging.distil_config import DistilledSettings
 from anmi_pipeline.judging.distilled import DistilledJudge, DistilledSource, distilled_judgments, distilled_source
-from anmi_pipeline.judging.judges import JudgeEvidence, call_keys, checked
+from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.pairwise_model import new_pairwise_model
+from anmi_pipeline.judging.verdicts import checked
 from anmi_pipeline.records import Records
 from anmi_pipeline.store import Content, Store, Table
 from anmi_pipeline.tables import JUDGMENTS

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from anmi_pipeline.judging import endpoint
 from anmi_pipeline.judging.api_errors import Place, retry_after
 from anmi_pipeline.judging.endpoint import call_settings, quiet_libraries
-from anmi_pipeline.judging.openai_client import OpenAIModel, sampling
+from anmi_pipeline.judging.openai_wire import OpenAIModel, sampling
 from anmi_pipeline.judging.parsing import p_first
 from anmi_pipeline.judging.prompts import PromptWriter, read_prompt
 from anmi_pipeline.judging.requests import ANSWERED, DECLINED, TOO_LONG, Answer, Refused, Retryable, Usage
@@ -61,7 +61,7 @@ def test_a_server_that_is_not_there_is_retryable(provider):
 
     async def run():
         client = client_of(provider, Absent)
-        with pytest.raises(Retryable, match="connection"):
+        with pytest.raises(Retryable, match="unreachable"):
             await client.send(call(client))
         await client.close()
 

@@ -6,12 +6,14 @@ import pytest
 from scipy.stats import norm
 
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.call_keys import call_keys
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.ensemble import Ensemble, document_scores, name_overlap, stems
 from anmi_pipeline.judging.evidence import judged_pool, pool_documents, within_query_z
 from anmi_pipeline.judging.judge_configs import EnsembleJudge, EnsembleWeights
-from anmi_pipeline.judging.judges import VERDICTS, JudgeEvidence, call_keys, checked
+from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.plan import plan_comparisons
+from anmi_pipeline.judging.verdicts import VERDICTS, checked
 from anmi_pipeline.tables import CORPUS, POOL, QUERIES
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging.epochs import EPOCHS, JUDGED, Epoch, EpochBook, Origin, current_epoch, last_epoch
-from anmi_pipeline.judging.judges import VERDICTS
 from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.verdicts import VERDICTS
 
 ORIGIN = Origin("small", "k" * 64, "d" * 64)
 

@@ -13,13 +13,8 @@ from hypothesis import strategies as st
 
 from anmi_pipeline.judging.estimating import (
     FEWEST,
-    Counted,
-    Span,
     Tariff,
-    Usage,
-    billed_usage,
     cache_factor,
-    count_calls,
     input_ratio,
     judge_cost,
     local_cost,
@@ -30,6 +25,8 @@ from anmi_pipeline.judging.prices import LongConfig, ModelConfig, Price, PriceLi
 from anmi_pipeline.judging.probing import MOST, PROBE, next_size, probe_keys
 from anmi_pipeline.judging.requests import Request
 from anmi_pipeline.judging.requests import Usage as Billed
+from anmi_pipeline.judging.spans import Span
+from anmi_pipeline.judging.usage import Counted, Usage, billed_usage, count_calls
 from anmi_pipeline.judging.worth import calls_within
 
 MODEL = ModelConfig(

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from anmi_pipeline.errors import InputError
 from anmi_pipeline.judging import ledger as module
-from anmi_pipeline.judging.judges import VERDICTS
 from anmi_pipeline.judging.ledger import STORED, Ledger, LedgerError, now
+from anmi_pipeline.judging.verdicts import VERDICTS
 
 KEYS = [f"{i:064x}" for i in range(5)]
 

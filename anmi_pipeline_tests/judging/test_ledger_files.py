@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging import ledger_files as module
-from anmi_pipeline.judging.judges import PROVENANCES, VERDICTS
+from anmi_pipeline.judging import ledger_files, ledger_transfers
 from anmi_pipeline.judging.ledger import LedgerError
-from anmi_pipeline.judging.ledger_files import FILE, Added, Choice, export_verdicts, import_export
+from anmi_pipeline.judging.ledger_files import FILE
 from anmi_pipeline.judging.ledger_tables import Books
+from anmi_pipeline.judging.ledger_transfers import Added, Choice, export_verdicts, import_export
+from anmi_pipeline.judging.verdicts import PROVENANCES, VERDICTS
 from anmi_pipeline_tests.judging.filled import FUTURE, answers, append, contents, key, killed_import
 
 SUFFIXES = ("csv", "csv.gz", "parquet")
@@ -57,13 +58,13 @@ def test_an_export_comes_back_as_it_was(books: Books, tmp_path: Path, suffix: st
 def test_export_and_import_are_inverse(tmp_path_factory, rows: list[dict], judge: str, suffix: str, block: int):
     path = tmp_path_factory.mktemp("roundtrip") / f"out.{suffix}"
     with pytest.MonkeyPatch.context() as patch, Books("sqlite://") as one:
-        patch.setattr(module, "BLOCK", block)
+        patch.setattr(ledger_files, "BLOCK", block)
         for number, row in enumerate(rows):
             append(one, answers([number], **row), judge=judge)
         export_verdicts(one, path)
         kept = contents(one)
     with pytest.MonkeyPatch.context() as patch, Books("sqlite://") as other:
-        patch.setattr(module, "BLOCK", block)
+        patch.setattr(ledger_files, "BLOCK", block)
         assert import_export(other, path) == Added(len(rows), 0)
         assert contents(other) == kept
         again = path.with_name(f"again.{suffix}")
@@ -104,11 +105,11 @@ def test_filters(books: Books, tmp_path: Path):
 
 
 def test_an_export_is_read_in_blocks(books: Books, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "BLOCK", 7)
+    monkeypatch.setattr(ledger_files, "BLOCK", 7)
     append(books, answers(list(range(40))))
     seen: list[tuple[int, int]] = []
     export_verdicts(books, tmp_path / "out.csv", progress=lambda done, total, _unit: seen.append((done, total)))
-    assert [len(block) for block in module.stored_blocks(books, Choice(), 7)] == [7, 7, 7, 7, 7, 5]
+    assert [len(block) for block in ledger_transfers.stored_blocks(books, Choice(), 7)] == [7, 7, 7, 7, 7, 5]
     assert seen[-1] == (40, 40)
 
 
@@ -186,7 +187,7 @@ def test_a_failed_export_leaves_the_old_file(books: Books, tmp_path: Path, monke
         raise LedgerError("gone")
         yield pa.table({})
 
-    monkeypatch.setattr(module, "stored_blocks", broken)
+    monkeypatch.setattr(ledger_transfers, "stored_blocks", broken)
     with pytest.raises(LedgerError):
         export_verdicts(books, path)
     assert path.read_text() == "old"

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from anmi_pipeline.errors import InputError
-from anmi_pipeline.judging.openai_client import OpenAIModel, answer_of, answer_token, sampling, usage_of, wire_body
+from anmi_pipeline.judging.endpoint import wire_body
+from anmi_pipeline.judging.openai_wire import OpenAIModel, answer_of, answer_token, sampling, usage_of
 from anmi_pipeline.judging.parsing import grade, p_first, ranking
 from anmi_pipeline.judging.prompts import PromptWriter, read_prompt
 from anmi_pipeline.judging.requests import ANSWERED, Answer, Refused, Retryable, Usage

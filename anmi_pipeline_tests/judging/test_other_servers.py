@@ -7,7 +7,8 @@ import pytest
 from aiohttp import web
 
 from anmi_pipeline.judging.api_errors import error_of, retry_after
-from anmi_pipeline.judging.openai_client import OpenAIClient, OpenAIModel
+from anmi_pipeline.judging.openai_client import OpenAIClient
+from anmi_pipeline.judging.openai_wire import OpenAIModel
 from anmi_pipeline.judging.parsing import p_first
 from anmi_pipeline.judging.requests import ANSWERED, Answer, Refused, Retryable
 from anmi_pipeline_tests.judging.wire_clients import call

@@ -6,12 +6,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from anmi_pipeline.judging.cascade import STEP_ROUNDS
 from anmi_pipeline.judging.config import JudgingConfig, SimulatedJudge, StopRule
-from anmi_pipeline.judging.estimating import Span
 from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.outlay import alike, later_spans, look_ahead
 from anmi_pipeline.judging.panel import build_judges
+from anmi_pipeline.judging.spans import Span
 from anmi_pipeline.judging.tiers import RoutingConfig, Tier
 from anmi_pipeline.tables import PLAN
 
@@ -63,6 +64,14 @@ def test_upper_tiers_get_at_most_their_share() -> None:
     found = later_spans(planned("small"), config, study_of(40))
     assert found["small"] == Span(28, 28, 28)
     assert found["large"] == Span(0, 10, 10)
+    up = planned("large", 4).with_columns(round=pl.lit(1 + STEP_ROUNDS, dtype=pl.Int64()))
+    assert later_spans(pl.concat([planned("small"), up]), config, study_of(40))["large"] == Span(0, 6, 6)
+
+
+def test_a_first_tier_that_is_asked_in_both_orders_takes_two_calls_a_pair() -> None:
+    tiers = (Tier(name="one", judges=("small",), both_orders=True), Tier(name="two", judges=("large",), share=0.25))
+    config = config_of(audit_share=0, routing=RoutingConfig(tiers=tiers))
+    assert later_spans(planned("small"), config, study_of(40))["small"] == Span(56, 56, 56)
 
 
 def test_what_is_on_record_is_not_to_be_asked(plan: pl.DataFrame, evidence: JudgeEvidence, sqlite_url: str) -> None:

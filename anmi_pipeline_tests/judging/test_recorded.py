@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.call_keys import call_keys
 from anmi_pipeline.judging.collect import collect
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.judge_configs import RecordedJudge
-from anmi_pipeline.judging.judges import JudgeEvidence, call_keys
+from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.recorded import Recorded, judge_inputs, read_recorded, recorded_documents, recorded_plan

@@ -17,7 +17,9 @@ from anmi_pipeline.judging.ledger import TABLE
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import pair_budget
-from anmi_pipeline.judging.rounds import Rounds, Study, collect_rounds, open_study, plan_first
+from anmi_pipeline.judging.round_plans import plan_first
+from anmi_pipeline.judging.rounds import Rounds, collect_rounds
+from anmi_pipeline.judging.study import Study, open_study
 from anmi_pipeline.judging.tiers import RoutingConfig, Tier
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.tables import JUDGMENTS

@@ -57,6 +57,16 @@ def test_measures_by_hand():
     assert coverage(table).rows() == [("q", 9, 9, 1.0), ("r", 1, 0, 0.0)]
 
 
+def test_a_list_is_one_call_of_many_verdicts():
+    pairs = [("a", "b"), ("a", "c"), ("b", "c")]
+    lists = [
+        judged([("q", *pair, "x", False, p) for pair in pairs], list=number, call_key=f"k{number}", cost_usd=0.0)
+        for number, p in ((1, 0.9), (2, None))
+    ]
+    x = values(judge_report(pl.concat(lists)), "x")
+    assert (x["calls"], x["failures"], x["failure_rate"]) == (2, 1, 0.5)
+
+
 def test_agreement_of_many_judges_is_told_together():
     rows = [("q", "a", "b", f"j{i}", False, float(i % 2)) for i in range(8)]
     report = judge_report(judged(rows))

@@ -12,27 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anmi_pipeline.errors import InputError, JudgeError
+from anmi_pipeline.judging.asked_pairs import so_far
 from anmi_pipeline.judging.cascade import Desk
 from anmi_pipeline.judging.collect import collect
 from anmi_pipeline.judging.config import JudgingConfig
+from anmi_pipeline.judging.frozen_prior import Frozen
 from anmi_pipeline.judging.judge_configs import SimulatedJudge
 from anmi_pipeline.judging.judges import Judge, JudgeEvidence
 from anmi_pipeline.judging.ledger import Ledger, LedgerError
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import pair_budget, plan_pairs
 from anmi_pipeline.judging.replanning import replan_report
-from anmi_pipeline.judging.rounds import (
-    Frozen,
-    Rounds,
-    Study,
-    collect_rounds,
-    later_calls,
-    open_study,
-    plan_first,
-    plan_key,
-    plan_next,
-    so_far,
-)
+from anmi_pipeline.judging.round_plans import plan_first, plan_next
+from anmi_pipeline.judging.rounds import Rounds, collect_rounds, later_calls
+from anmi_pipeline.judging.study import Study, open_study, plan_key
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.prior import ScorePrior
 from anmi_pipeline.rating.rounds import PAIRS

@@ -5,9 +5,10 @@ import polars as pl
 import pytest
 
 from anmi_pipeline.errors import InputError
+from anmi_pipeline.judging.call_keys import call_keys
 from anmi_pipeline.judging.config import JudgingConfig
 from anmi_pipeline.judging.judge_configs import SimulatedJudge
-from anmi_pipeline.judging.judges import JudgeEvidence, call_keys
+from anmi_pipeline.judging.judges import JudgeEvidence
 from anmi_pipeline.judging.simulated import Simulated, pair_bytes
 from anmi_pipeline_tests.judging.made import made_evidence
 

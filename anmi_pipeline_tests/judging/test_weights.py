@@ -7,7 +7,7 @@ from anmi_pipeline.judging.evidence import pool_documents
 from anmi_pipeline.judging.judge_configs import AnthropicJudge, EnsembleJudge, JudgeConfig, OpenAIJudge, SimulatedJudge
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
-from anmi_pipeline.judging.rounds import plan_key
+from anmi_pipeline.judging.study import plan_key
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline_tests.judging.made import made_evidence
 

@@ -7,8 +7,10 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 
-from anmi_pipeline.judging.anthropic_client import AnthropicClient, AnthropicModel
-from anmi_pipeline.judging.openai_client import OpenAIClient, OpenAIModel
+from anmi_pipeline.judging.anthropic_client import AnthropicClient
+from anmi_pipeline.judging.anthropic_wire import AnthropicModel
+from anmi_pipeline.judging.openai_client import OpenAIClient
+from anmi_pipeline.judging.openai_wire import OpenAIModel
 from anmi_pipeline.judging.prompts import PromptWriter, read_prompt
 from anmi_pipeline_tests.judging.wire_answers import WireSettings, hashed_truth
 from anmi_pipeline_tests.judging.wire_server import WireServer

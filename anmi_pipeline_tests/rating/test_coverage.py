@@ -34,6 +34,7 @@ def test_flagged_queries_are_named_and_left_out() -> None:
         "2 of 3 queries have less than 90% of their verdicts, first q2, q3: they are not scored. "
         "The judge report says what failed."
     )
+    assert found.said(3, "Failed: x 2.").endswith("they are not scored. Failed: x 2.")
     rows = pl.DataFrame({"query_id": ["q9", "q3", "q1", "q2", "q1"], "n": range(5)})
     assert found.left_out_of(rows).rows() == [("q9", 0), ("q1", 2), ("q1", 4)]
 

@@ -20,7 +20,7 @@ from sdks import PACKAGES, loaded, patched, unpublished
 from wire_cases import KEYS, PROVIDERS, VARIABLE, Case, Listening, Seen, run
 
 from anmi_pipeline.judging.batches import BatchPending
-from anmi_pipeline.judging.judges import OK
+from anmi_pipeline.judging.verdicts import OK
 from anmi_pipeline_tests.judging.wire_answers import WireSettings, hashed_truth
 
 AGENT = {"openai": "AsyncOpenAI/Python", "anthropic": "AsyncAnthropic/Python"}

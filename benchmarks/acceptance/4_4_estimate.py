@@ -28,12 +28,14 @@ from anmi_pipeline.collections.reading import read_collection
 from anmi_pipeline.collections.sources import BeirSource
 from anmi_pipeline.judging.api_judge import ApiJudge
 from anmi_pipeline.judging.config import JudgingConfig
-from anmi_pipeline.judging.estimating import JudgeCost, Span, Tariff, billed_usage, count_calls, judge_cost
+from anmi_pipeline.judging.estimating import JudgeCost, Tariff, judge_cost
 from anmi_pipeline.judging.judge_configs import AnthropicJudge, OpenAIJudge
 from anmi_pipeline.judging.judges import CALLS, JudgeEvidence
 from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.money import Money
 from anmi_pipeline.judging.probing import MOST, PROBE, TOLERANCE, next_size, probe_keys
+from anmi_pipeline.judging.spans import Span
+from anmi_pipeline.judging.usage import billed_usage, count_calls
 from anmi_pipeline.retrieval.config import LexicalConfig
 from anmi_pipeline.retrieval.lexical import LexicalIndex
 from anmi_pipeline.tables import POOL

@@ -33,7 +33,9 @@ from anmi_pipeline.judging.ledger_tables import Books
 from anmi_pipeline.judging.money import Money
 from anmi_pipeline.judging.panel import build_judges
 from anmi_pipeline.judging.plan import plan_comparisons
-from anmi_pipeline.judging.rounds import Rounds, collect_plan, collect_rounds, open_study, plan_first
+from anmi_pipeline.judging.round_plans import plan_first
+from anmi_pipeline.judging.rounds import Rounds, collect_plan, collect_rounds
+from anmi_pipeline.judging.study import open_study
 from anmi_pipeline.rating.comparisons import fold_judgments
 from anmi_pipeline.rating.config import RatingConfig
 from anmi_pipeline.rating.elo import rate

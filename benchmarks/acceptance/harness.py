@@ -26,6 +26,7 @@ from anmi_pipeline import tables
 from anmi_pipeline.errors import ArtifactError
 from anmi_pipeline.records import Record, Records
 from anmi_pipeline.store import MANIFEST, Store, read_sealed
+from anmi_pipeline.table_specs import TableSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRIMARY = "nDCG@10"
@@ -204,7 +205,7 @@ class Installation:
             raise RuntimeError(f"{asset} of {partition} is not in {self.home}; run the dataset first")
         return record
 
-    def table(self, asset: str, partition: str, spec: tables.TableSpec, *parts: str) -> pl.DataFrame:
+    def table(self, asset: str, partition: str, spec: TableSpec, *parts: str) -> pl.DataFrame:
         """A table of a current artifact."""
         return self.records.require(asset, partition)[1].table(spec, *parts)
 
