@@ -1,7 +1,9 @@
 """Fixtures that every room's tests share, and how pytest-xdist divides the tests (`parallel.py`)."""
 
+import importlib
 import os
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import numpy as np
@@ -46,3 +48,12 @@ def data_root() -> Path:
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def ranx(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The package ranx as plain Python: compiling its loops takes much longer than running them on what tests compare."""
+    from numba.core import config
+
+    monkeypatch.setattr(config, "DISABLE_JIT", True)
+    return importlib.import_module("ranx")

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from xdist.scheduler import LoadScopeScheduling
 
-SHARED = ("ui", "acceptance")
+SHARED = ("ui",)
 """Folders whose files share an installation: all of a folder runs in one worker."""
 FIRST = (
     "acceptance", "ui", "cli", "serving", "judging/test_batches", "defs", "training", "collections", "foundation", "judging",

@@ -53,9 +53,19 @@ class DatasetConfig(Config):
 
     @property
     def labels(self) -> str:
-        """How the systems of this dataset were labelled: simulated when any label came from a simulated judge or from qrels."""
-        simulated = self.rating.source == "qrels" or any(judge.kind == "simulated" for judge in self.judging.judges)
-        return "simulated" if simulated else "human"
+        """What the training labels of this dataset rest on, the weakest part of it.
+
+        simulated (a simulated judge, or qrels), judged (an LLM, a reranker, a distilled judge), recorded (verdicts of a file), human
+        (known sources), clicks.
+        """
+        kinds = {judge.kind for judge in self.judging.judges}
+        if self.rating.source == "qrels" or "simulated" in kinds:
+            return "simulated"
+        if self.judging.distil is not None or kinds & {"openai", "anthropic", "cross_encoder", "distilled"}:
+            return "judged"
+        if "recorded" in kinds:
+            return "recorded"
+        return "human" if kinds else "clicks"
 
 
 def load_dataset(name: str, conf: Path | None) -> DatasetConfig:

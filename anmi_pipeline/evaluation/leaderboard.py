@@ -31,7 +31,7 @@ class SystemResult:
         system: name on the board; unique.
         dataset: dataset whose labels trained it.
         recipe: recipe it was made by.
-        labels: what it is measured against: human, judged or simulated.
+        labels: what its training labels rest on: human, recorded, judged, clicks or simulated.
         raw: SCORES or RUN frame at fixed inference settings.
         tuned: SCORES frame at tuned settings; None when it was not tuned.
         checkpoint: digest of the checkpoint; None for untrained systems.

@@ -19,6 +19,9 @@ from anmi_pipeline.judging.running import run
 from anmi_pipeline.progress import Progress, silent
 from anmi_pipeline.tables import JUDGMENTS, PLAN
 
+LONG_AGO = ""
+"""Before every time that the ledger writes: nothing had expired then."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -163,6 +166,9 @@ async def collect_async(
             await part.judge.open()
     askings = [Asking(part, ledger, opened.epoch, told) for part in parts if part.missing.height]
     await asked_together(askings, finish=config.at_cap == "finish")
+    for part in parts:
+        if part.capped:
+            part.answers.append(outdated(part, ledger, opened.epoch))
     done: dict[str, tuple[pl.DataFrame, JudgeCount]] = {}
     for part in sorted(parts, key=lambda part: part.judge.learns):
         if part.judge.learns:
@@ -181,6 +187,11 @@ def look_up(plan: pl.DataFrame, judge: Judge, evidence: JudgeEvidence, ledger: L
     if not judge.folds:
         missing = missing.unique("call_key", maintain_order=True, keep="first")
     return Part(judge, calls, missing, [stored], stored.height)
+
+
+def outdated(part: Part, ledger: Ledger, epoch: str) -> pl.DataFrame:
+    """Expired answers to what the cap left unasked, FILED columns: an old verdict says more than none."""
+    return ledger.look_up(part.missing["call_key"], epoch, at=LONG_AGO).select(FILED)
 
 
 def shifted(progress: Progress, done: int, total: int) -> Progress:

@@ -48,6 +48,8 @@ async def collect_rounds_async(plan: pl.DataFrame, desk: Desk, study: Study, pro
     for number in range(2, config.rounds + 1):
         if number == 2:
             frozen = freeze(judgments, asked, desk.books, study)
+            if frozen is not None and desk.books.frozen_prior(study.plan_key) is None:
+                book = None  # what is chosen under a prior that is not for good is not put on record
         prior = frozen.prior if frozen else None
         later = plan_next(judgments, asked, study, prior, number, book)
         told = shifted(progress, asked.height, max(total, asked.height + later.height))

@@ -33,7 +33,7 @@ def test_the_bare_loop_is_asked_the_same(load, tmp_path):
 
 
 @slow
-@pytest.mark.parametrize(("how", "whole"), [("sync", 0), ("batch", 0), ("sync", 1)])
+@pytest.mark.parametrize(("how", "whole"), [("batch", 0), ("sync", 1)])
 def test_a_killed_process_loses_nothing_and_pays_nothing_twice(load, figures, tmp_path, how, whole):
     script, count = load("4_3_kill"), 2 if how == "batch" else 1
     counts = {"sync": 0, "batch": 0} | {how: count}

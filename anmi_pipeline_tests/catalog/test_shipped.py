@@ -85,6 +85,7 @@ def test_variants_share_their_family_and_differ_in_labelling_alone() -> None:
         assert (judge.kind, judge.error_rate) == ("simulated", 0.15)
     assert load_dataset("scifact-true", None).labels == "simulated"
     assert load_dataset("stdlib", None).labels == "human"
+    assert load_dataset("msmarco-dl19", None).labels == "recorded"
 
 
 def test_adaptive_variants_differ_in_design_budget_prior_and_what_shrunk_elo_asks_for() -> None:

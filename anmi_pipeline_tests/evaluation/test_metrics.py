@@ -130,9 +130,7 @@ def test_an_unknown_metric_is_refused():
 
 
 @pytest.mark.slow
-def test_agrees_with_ranx(rng):
-    import ranx
-
+def test_agrees_with_ranx(rng, ranx):
     grades = {f"q{i}": {f"d{j}": int(rng.integers(0, 4)) for j in rng.choice(300, 25, replace=False)} for i in range(30)}
     lists = {f"q{i}": [f"d{j}" for j in rng.choice(300, 200, replace=False)] for i in range(30)}
     measured = seed_means(per_query_metrics(run_frame(lists), qrels_frame(grades), query_frame(list(grades)), METRICS))

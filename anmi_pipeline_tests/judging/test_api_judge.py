@@ -177,7 +177,7 @@ def test_raised_after_a_run_that_finished_at_the_cap_the_verdicts_are_those_of_n
             with Books(f"sqlite:///{tmp_path / name}.db") as books:
                 judges = build_judges(config, evidence, 0, money=Money(books, "made", max_calls=cap))
                 made.append(collect_rounds(plan_first(study)[0], Desk(judges, evidence, books, config, rating, 0), study))
-    free, capped, raised = (done.judgments for done in made)
+    free, capped, raised = (done.judgments.drop("latency_ms") for done in made)
     assert (capped["status"] == "cap").any() and raised.equals(free)
     assert wire.stats.answered == 2 * free.height, "each of both ledgers was paid for once"
 
@@ -261,6 +261,16 @@ def test_expired_verdicts_are_asked_again_in_another_epoch_only(wire, sqlite_url
     assert obtain(config, sqlite_url, term=Term("1", later))[1].asked == 0
     assert obtain(config, sqlite_url, term=Term("2"))[1].asked == 0
     assert obtain(config, sqlite_url, term=Term("2", later))[1].asked == made.height
+
+
+def test_what_a_cap_leaves_unasked_keeps_its_expired_verdict(wire, sqlite_url):
+    config = configured(api("openai", wire), expire_days=1)
+    made, _ = obtain(config, sqlite_url)
+    capped = config.model_copy(update={"at_cap": "finish", "max_calls": 5})
+    kept, report = obtain(capped, sqlite_url, term=Term("2", "2999-01-01T00:00:00.000000Z"), scope="refresh")
+    assert report.asked == 5 and report.failed == 0
+    assert kept["epoch"].value_counts().sort("epoch").rows() == [("1", made.height - 5), ("2", 5)]
+    assert kept.select("call_key", "p_first").equals(made.select("call_key", "p_first"))
 
 
 def test_a_slow_answer_is_given_up():

@@ -1,3 +1,5 @@
+from types import ModuleType
+
 import numpy as np
 import polars as pl
 import pytest
@@ -112,9 +114,7 @@ def test_bad_arguments_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_ranx_agrees() -> None:
-    from ranx import Run, fuse
-
+def test_ranx_agrees(ranx: ModuleType) -> None:
     rng = np.random.default_rng(0)
     frames = []
     for _ in range(2):
@@ -124,11 +124,11 @@ def test_ranx_agrees() -> None:
             lists[f"q{query}"] = [(f"d{n}", score) for n, score in zip(chosen, np.sort(rng.random(12))[::-1], strict=True)]
         frames.append(run_frame(lists))
     given_runs = [
-        Run({str(q): dict(zip(part["doc_id"], part["score"], strict=True)) for (q,), part in frame.group_by("query_id")})
+        ranx.Run({str(q): dict(zip(part["doc_id"], part["score"], strict=True)) for (q,), part in frame.group_by("query_id")})
         for frame in frames
     ]
-    by_rrf = fuse(given_runs, method="rrf", params={"k": 60}).to_dict()
+    by_rrf = ranx.fuse(given_runs, method="rrf", params={"k": 60}).to_dict()
     assert as_dict(rrf(frames)) == pytest.approx({(q, d): s for q, row in by_rrf.items() for d, s in row.items()})
-    by_sum = fuse(given_runs, norm="min-max", method="wsum", params={"weights": (0.3, 0.7)}).to_dict()
+    by_sum = ranx.fuse(given_runs, norm="min-max", method="wsum", params={"weights": (0.3, 0.7)}).to_dict()
     expected = {(q, d): s for q, row in by_sum.items() for d, s in row.items()}
     assert as_dict(min_max(frames, [0.3, 0.7])) == pytest.approx(expected, abs=1e-6)

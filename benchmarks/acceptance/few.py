@@ -8,12 +8,15 @@ import csv
 import gzip
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
-from harness import Finished, Installation, data_root
+from harness import REPOSITORY, Finished, Installation, data_root
+
+sys.path.insert(0, str(REPOSITORY))
 
 from anmi_pipeline import tables
 from anmi_pipeline_tests.judging.wire_server import SpawnedServer
