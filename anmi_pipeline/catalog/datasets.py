@@ -55,8 +55,8 @@ class DatasetConfig(Config):
     def labels(self) -> str:
         """What the training labels of this dataset rest on, the weakest part of it.
 
-        simulated (a simulated judge, or qrels), judged (an LLM, a reranker, a distilled judge), recorded (verdicts of a file), human
-        (known sources), clicks.
+        simulated (a simulated judge, or qrels), judged (an LLM, a reranker, a distilled judge), recorded (verdicts of a file),
+        human (known sources), clicks.
         """
         kinds = {judge.kind for judge in self.judging.judges}
         if self.rating.source == "qrels" or "simulated" in kinds:
