@@ -24,6 +24,7 @@ class EstimateReport:
         spent_usd: what counts against it already.
         worth: what the next calls are expected to bring; None before there are verdicts.
         probed: calls that were asked for this estimate.
+        calls_left: calls that `max_calls` still allows; None without that cap.
     """
 
     dataset: str
@@ -35,6 +36,7 @@ class EstimateReport:
     spent_usd: float
     worth: Worth | None
     probed: int
+    calls_left: int | None = None
 
     @property
     def calls(self) -> Span:
@@ -89,6 +91,8 @@ class EstimateReport:
             said.append(
                 f"under the cap ${left:,.2f} are left: about {fitting:,.1f} calls per query fit, {wanted:,.1f} are planned."
             )
+        if self.calls_left is not None:
+            said.append(f"under the cap {self.calls_left:,} calls are left, {counted(self.calls)} are planned.")
         return said + ([worth_line(self.worth)] if self.worth is not None else [])
 
     def as_json(self) -> dict[str, object]:
@@ -102,6 +106,7 @@ class EstimateReport:
             "max_usd": self.max_usd,
             "spent_usd": self.spent_usd,
             "calls_per_query_under_cap": self.calls_per_query,
+            "calls_left": self.calls_left,
             "probed": self.probed,
             "worth": None if self.worth is None else vars(self.worth) | {"gain_per_usd": self.worth.gain_per_usd},
         }

@@ -108,9 +108,18 @@ def estimate(dataset: str, settings: Settings, *, probe: bool = False, progress:
         source: Source = "probe" if probed else "ledger"
         costs = tuple(cost for judge in judges for cost in costs_now(opened, ahead, judge, source))
         total = total_usd(costs)
-        spent = float(opened.money.budget().spending().usd)
+        spent, most = opened.money.budget().spending(), opened.money.max_calls
         report = EstimateReport(
-            dataset, costs, ahead.known["call_key"].n_unique(), ahead.queries, total, opened.money.max_usd, spent, None, probed
+            dataset=dataset,
+            costs=costs,
+            on_record=ahead.known["call_key"].n_unique(),
+            queries=ahead.queries,
+            total=total,
+            max_usd=opened.money.max_usd,
+            spent_usd=float(spent.usd),
+            worth=None,
+            probed=probed,
+            calls_left=None if most is None else max(most - spent.calls, 0),
         )
         worth = None
         if opened.study is not None and ahead.known.height:

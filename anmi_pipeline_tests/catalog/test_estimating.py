@@ -130,6 +130,9 @@ def test_under_a_cap_it_says_how_many_calls_per_query_fit(settings: Settings, se
     assert report.calls_per_query is not None and report.usd_per_call is not None
     assert report.calls_per_query * report.usd_per_call * report.queries == pytest.approx(0.01)
     assert any("under the cap $0.01 are left" in line for line in report.lines())
+    counted = estimate("asked", changed(settings, server, tmp_path / "calls", "design: cycles, max_calls: 7"))
+    assert counted.as_json()["calls_left"] == 7
+    assert any("under the cap 7 calls are left" in line for line in counted.lines())
 
 
 def test_a_model_without_a_price_is_unknown(settings: Settings, server: WireServer, tmp_path: Path) -> None:
