@@ -45,7 +45,7 @@ class PaceConfig(Config):
         lt=1,
         description="share of 429 that is taken as chance: such a call waits alone; above it the pace gives way",
     )
-    recovery: float = Field(default=0.05, gt=0, description="share of the limit that the pace regains per second without 429")
+    recovery: float = Field(default=0.1, gt=0, description="share of the limit that the pace regains per second without 429")
 
 
 class Bucket:
