@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import reduce
 
 import polars as pl
 
@@ -211,7 +212,7 @@ async def asked_together(askings: Sequence[Asking], *, finish: bool) -> None:
     have in flight is awaited and kept.
 
     Raises:
-        The first of: an error of a judge, CapReached, BatchPending.
+        The first of: an error of a judge, CapReached, BatchPending (of all judges that wait).
     """
     tasks = [asyncio.create_task(asking.run()) for asking in askings]
     waiting = set(tasks)
@@ -228,6 +229,9 @@ async def asked_together(askings: Sequence[Asking], *, finish: bool) -> None:
     errors = [error for task in tasks if (error := task.exception()) is not None]
     for asking, task in zip(askings, tasks, strict=True):
         asking.part.capped = isinstance(task.exception(), CapReached)
-    for error in sorted(errors, key=lambda error: isinstance(error, SOFT) + isinstance(error, BatchPending)):
-        if not (isinstance(error, CapReached) and finish):
+    pending = [error for error in errors if isinstance(error, BatchPending)]
+    for error in sorted(errors, key=lambda error: isinstance(error, SOFT)):
+        if not isinstance(error, BatchPending) and not (isinstance(error, CapReached) and finish):
             raise error
+    if pending:
+        raise reduce(BatchPending.plus, pending)

@@ -22,7 +22,22 @@ LOG = logging.getLogger(__name__)
 
 
 class BatchPending(AnmiError):  # noqa: N818 - read as "raise BatchPending"
-    """Batches are on their way: run again later. Everything that is ready was handed over."""
+    """Batches are on their way: run again later. Everything that is ready was handed over.
+
+    Attributes:
+        calls: calls in them.
+        batches: how many there are.
+        scope: whose they are.
+    """
+
+    def __init__(self, calls: int, batches: int, scope: str) -> None:
+        """Say how many."""
+        self.calls, self.batches, self.scope = calls, batches, scope
+        super().__init__(f"{calls:,} calls in {batches} batch(es) of {scope} are on their way. Run again later.")
+
+    def plus(self, other: "BatchPending") -> "BatchPending":
+        """What two judges of a dataset wait for."""
+        return BatchPending(self.calls + other.calls, self.batches + other.batches, self.scope)
 
 
 class BatchProvider(Protocol):
@@ -226,9 +241,6 @@ class Batcher:
             )  # fmt: skip
         pending = self.book.open()
         if pending:
-            calls = sum(len(intent.keys) for intent in pending)
-            raise BatchPending(
-                f"{calls:,} calls in {len(pending)} batch(es) of {self.budget.scope} are on their way. Run again later."
-            )
+            raise BatchPending(sum(len(intent.keys) for intent in pending), len(pending), self.budget.scope)
         if capped:
             raise self.budget.refusal()

@@ -214,6 +214,15 @@ def test_a_judge_that_waits_lets_the_others_finish(wire, sqlite_url):
     assert {judge.judge: judge.reused > 0 for judge in report.judges} == {"openai": False, "anthropic": True}
 
 
+def test_what_several_judges_wait_for_is_added_up(wire, sqlite_url):
+    wire.change(WireSettings(batch_s=3600.0))
+    waits = {"settle_seconds": 0}
+    config = configured(api("openai", wire, batch=waits), api("anthropic", wire, batch=waits))
+    plan, _ = plan_comparisons(pool_documents(made_evidence(3, 8).pool, config), config, 0)
+    with pytest.raises(BatchPending, match=rf"{plan.height} calls in 2 batch\(es\) of made"):
+        obtain(config, sqlite_url)
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_lists_are_one_call_and_many_votes(wire, provider, sqlite_url):
     judge = api(provider, wire, prompt="listwise", form="tool" if provider == "anthropic" else "json")
