@@ -17,7 +17,7 @@ from anmi_pipeline.judging.intents import Intent, Tried
 from anmi_pipeline.judging.ledger import LedgerError
 from anmi_pipeline.judging.ledger_tables import BATCHES, Books
 from anmi_pipeline.judging.prices import PriceList, cost_units, dollars, worst_units
-from anmi_pipeline.judging.requests import ANSWERED, Batch, Outcome, Refused, Request, Usage
+from anmi_pipeline.judging.requests import ANSWERED, Batch, BatchStatus, Outcome, Refused, Request, Usage
 from anmi_pipeline_tests.judging.fake_batches import FakeProvider, Killed, MortalBooks, World
 from anmi_pipeline_tests.judging.fake_client import answer, chance, made_requests
 
@@ -32,8 +32,8 @@ SMALL = BatchConfig(calls=4, settle_seconds=0, part=2)
 INTENT = Intent("token", "written", None, ("a", "b"), Reservation("r", 1, 2), NOON)
 
 
-def listed(name: str, token: str | None = None, status: str = "running", total: int = 2) -> Batch:
-    return Batch(name, token, status, NOON, total, 0)  # type: ignore[arg-type]
+def listed(name: str, token: str | None = None, status: BatchStatus = "running", total: int = 2) -> Batch:
+    return Batch(name, token, status, NOON, total, 0)
 
 
 @dataclass

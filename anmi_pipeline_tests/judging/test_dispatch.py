@@ -1,8 +1,6 @@
 import asyncio
-import logging
 import threading
 from collections.abc import Iterator
-from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -368,20 +366,6 @@ def test_a_ledger_that_cannot_be_written_stops_the_run(books: Books, monkeypatch
     assert isinstance(error, LedgerError)
     assert sorted(keys(outcomes)) == sorted(keys([answer(request) for request in client.billed]))
     assert 0 < len(outcomes) < 100
-
-
-def test_about_twenty_lines_tell_rate_spend_and_time_left(books: Books, caplog: pytest.LogCaptureFixture):
-    told: list[tuple[int, int, str]] = []
-    budget = Budget(books, "scifact", max_usd=Decimal("2.5"))
-    with caplog.at_level(logging.INFO):
-        run(FakeClient(), 5000, price=PRICE, budget=budget, progress=lambda *report: told.append(report))
-    assert 15 <= len(caplog.messages) <= 22
-    assert "of 5,000 calls (0 failed" in caplog.messages[3]
-    assert "(cap $2.5 for scifact)" in caplog.messages[3]
-    assert "s left" in caplog.messages[3]
-    assert told[-1][:2] == (5000, 5000)
-    assert told[-1][2].startswith("calls, $0.6")
-    assert "A0001" not in caplog.text  # no answer
 
 
 def test_workers_do_not_stop_the_loop_while_money_is_written(books: Books):

@@ -59,7 +59,7 @@ def test_the_graph_and_every_asked_pair_are_judged(study: DistilStudy, judgments
     assert pairs.unique().height == own.height
     assert judgments.select("query_id", **ENDS).unique().join(pairs, on=PAIR, how="anti").is_empty()
     ends = pl.concat([pairs.select("query_id", doc_id=end) for end in ("doc_i", "doc_j")])
-    assert ends.group_by("query_id", "doc_id").len()["len"].min() >= 4  # type: ignore[operator]
+    assert (ends.group_by("query_id", "doc_id").len()["len"] >= 4).all()
     assert made.training.figures is not None
     assert own["call_key"].n_unique() == own.height
 
